@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, Redis out. It never loads a model."""

@@ -1,0 +1,1 @@
+"""The `baton` command: starts, supervises and inspects the service."""

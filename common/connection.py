@@ -1,0 +1,100 @@
+"""Connections to Redis, the Lua scripts, and Redis's errors in the service's own words.
+
+A script is sent by its hash and, where the server does not know it (a restart forgets them), in
+full. Every script is safe to repeat, so both clients repeat a call after a lost reply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError
+from redis.retry import Retry
+
+from common.errors import RedisUnavailableError
+from common.keys import LUA_KEYS
+from common.permits import LUA_PERMITS
+
+SyncRedis = redis.Redis
+AsyncRedis = redis.asyncio.Redis
+
+CONNECT_TIMEOUT_S = 2.0
+REPLY_TIMEOUT_S = 5.0
+RETRIES = 1
+RETRY_AFTER_S = 1.0
+
+_BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError)
+
+
+class Script:
+    """One Lua script of `common/scripts`, with the key names and the shared part before it."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("common") / "scripts"
+        shared = (folder / "_shared.lua").read_text()
+        self.source = LUA_KEYS + LUA_PERMITS + shared + (folder / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def call(self, client: SyncRedis, *args: object) -> Any:
+        """Run the script and wait for its answer."""
+        try:
+            return client.evalsha(self.sha, 0, *cast(Any, args))
+        except NoScriptError:
+            return client.eval(self.source, 0, *cast(Any, args))
+
+    async def acall(self, client: AsyncRedis, *args: object) -> Any:
+        """Run the script from an event loop."""
+        try:
+            return await cast(Any, client.evalsha(self.sha, 0, *cast(Any, args)))
+        except NoScriptError:
+            return await cast(Any, client.eval(self.source, 0, *cast(Any, args)))
+
+
+def connect(url: str) -> SyncRedis:
+    """A client for threads; it connects at its first call."""
+    return redis.Redis.from_url(url, retry=Retry(_BACKOFF, RETRIES), **_options())
+
+
+def connect_async(url: str) -> AsyncRedis:
+    """A client for an event loop; it connects at its first call."""
+    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(_BACKOFF, RETRIES), **_options())
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn Redis's being away, full or read-only into `RedisUnavailableError`.
+
+    Any other Redis error is a bug of ours and passes through.
+    """
+    try:
+        yield
+    except _AWAY as error:
+        raise RedisUnavailableError(
+            "The queue cannot be reached right now; nothing was lost, try again.",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+def pairs(flat: list[str]) -> dict[str, str]:
+    """A flat list of fields and values, as scripts return HGETALL, as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "decode_responses": True,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": REPLY_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }

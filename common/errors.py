@@ -1,0 +1,189 @@
+"""Every error that a user of the service can meet, in one tree.
+
+    BatonError
+    |-- SettingsError              stops the start; never leaves the process
+    |-- EmbeddedRedisError         stops the start; never leaves the process
+    |-- RequestError               answered over HTTP
+    |   |-- InvalidRequestError        400  invalid_request
+    |   |   `-- ContextLengthError     400  context_length_exceeded
+    |   |-- AuthenticationError        401  invalid_api_key
+    |   |-- NotFoundError              404  not_found
+    |   |   |-- TaskNotFoundError      404  task_not_found
+    |   |   `-- ModelNotFoundError     404  model_not_found
+    |   |-- MethodNotAllowedError      405  method_not_allowed
+    |   |-- TaskExpiredError           410  task_expired
+    |   |-- PayloadTooLargeError       413  payload_too_large
+    |   |-- RateLimitError             429  rate_limit_exceeded
+    |   |-- InternalError              500  internal_error
+    |   |-- QueueFullError             503  queue_full
+    |   `-- RedisUnavailableError      503  redis_unavailable
+    `-- JobError                   ends a job; read from `/result`
+        |-- ModelLoadError             model_load_error
+        |-- EngineError                engine_error
+        |-- DeadlineExceededError      deadline_exceeded
+        `-- WorkerLostError            worker_lost
+
+A message is safe to show: it names what was expected and what came, and never a path, an
+address or a traceback. What is not in this tree is answered as `InternalError`, and its
+traceback goes to the error log alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BatonError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        message: Safe to show to the client.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class SettingsError(BatonError):
+    """A setting is wrong; the message names it, its problem and an example."""
+
+
+class EmbeddedRedisError(BatonError):
+    """The embedded Redis server cannot be started."""
+
+
+class RequestError(BatonError):
+    """An error that is answered over HTTP.
+
+    Attributes:
+        status: The HTTP status.
+        code: A stable name for programs.
+        param: The request field at fault, where there is one.
+        retry_after_s: Seconds after which a repeat may succeed, where that is known.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(RequestError):
+    """The request is malformed, or a parameter is out of its range."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and output do not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    """No API key came, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFoundError(RequestError):
+    """There is nothing at this address."""
+
+    status = 404
+    code = "not_found"
+
+
+class TaskNotFoundError(NotFoundError):
+    """No such task, or it belongs to another key."""
+
+    code = "task_not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No such model is configured."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The address exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class TaskExpiredError(RequestError):
+    """The task ended so long ago that its result was dropped."""
+
+    status = 410
+    code = "task_expired"
+
+
+class PayloadTooLargeError(RequestError):
+    """The body is over the route's limit."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class RateLimitError(RequestError):
+    """The key has used up its rate."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+
+class InternalError(RequestError):
+    """Something unforeseen; details are in the error log only."""
+
+
+class QueueFullError(RequestError):
+    """As many jobs are waiting as the service takes."""
+
+    status = 503
+    code = "queue_full"
+
+
+class RedisUnavailableError(RequestError):
+    """Redis cannot be reached or cannot write; the service recovers by itself."""
+
+    status = 503
+    code = "redis_unavailable"
+
+
+class JobError(BatonError):
+    """What ended a job. `code` is kept in the record, the class name is its `error_type`."""
+
+    code: ClassVar[str] = "job_error"
+
+
+class ModelLoadError(JobError):
+    """No live worker can load the model."""
+
+    code = "model_load_error"
+
+
+class EngineError(JobError):
+    """The engine could not run this job."""
+
+    code = "engine_error"
+
+
+class DeadlineExceededError(JobError):
+    """The job ran for longer than its time limit."""
+
+    code = "deadline_exceeded"
+
+
+class WorkerLostError(JobError):
+    """The job's workers died too often while they ran it."""
+
+    code = "worker_lost"

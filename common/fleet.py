@@ -1,0 +1,181 @@
+"""Who is there: the workers that are alive, the models they have, and the service's counters.
+
+Two disjoint halves: `FleetWriter` is the worker's (blocking), `FleetReader` the gateway's
+(asynchronous). A worker announces itself in its heartbeat (`job_store.Claims.heartbeat`); what is
+written here is what changes only when a model has been loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, cast
+
+from common import keys
+from common.connection import AsyncRedis, SyncRedis, translated_errors
+from common.model_card import ModelCard
+from common.schemas import JOB_CLASSES
+
+ModelState = Literal["loading", "ready", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model on one worker; `reason` says in one line why it cannot be loaded."""
+
+    state: ModelState
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker announces of itself with every heartbeat.
+
+    Attributes:
+        slots: Jobs that it runs at once.
+        running: Jobs that it runs now.
+        gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    version: str
+    device: str
+    slots: int
+    running: int
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    gpu_memory: dict[str, int] | None = None
+
+    def pack(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        values = json.loads(packed)
+        values["models"] = {name: ServedModel(**m) for name, m in values["models"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A snapshot of the service, over all gateways and workers.
+
+    Attributes:
+        queued: Waiting jobs of each model.
+        running: Jobs under a lease, whether their worker lives or not.
+        counters: Ever-growing counts: `jobs:<state>`, `generation_tokens`, `prompt_tokens`.
+        memory_used: Bytes that Redis uses.
+        memory_limit: Bytes that it may use; None where it has no limit.
+    """
+
+    workers: tuple[WorkerInfo, ...]
+    queued: dict[str, int]
+    running: int
+    counters: dict[str, int]
+    memory_used: int
+    memory_limit: int | None
+
+    def states(self, model: str) -> list[ServedModel]:
+        """The model on every live worker that serves it."""
+        return [w.models[model] for w in self.workers if model in w.models]
+
+    def state(self, model: str) -> ModelState:
+        """The best state on any live worker; `loading` where no worker is alive."""
+        states = {served.state for served in self.states(model)}
+        if "ready" in states:
+            return "ready"
+        return "error" if states == {"error"} else "loading"
+
+    @property
+    def num_queued(self) -> int:
+        """Waiting jobs of all models."""
+        return sum(self.queued.values())
+
+    @property
+    def num_slots(self) -> int:
+        """Jobs that all live workers run at once."""
+        return sum(worker.slots for worker in self.workers)
+
+
+class FleetWriter:
+    """The worker's half."""
+
+    def __init__(self, client: SyncRedis) -> None:
+        self._client = client
+
+    def publish_card(self, card: ModelCard, tokenizer_json: str) -> None:
+        """Make a loaded model known to the gateways.
+
+        Raises:
+            RedisUnavailableError: Redis is away; repeat the call.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline()
+            pipe.set(keys.tokenizer(card.tokenizer_sha256), tokenizer_json)
+            pipe.set(keys.card(card.model), card.pack())
+            pipe.execute()
+
+
+class FleetReader:
+    """The gateway's half."""
+
+    def __init__(self, client: AsyncRedis) -> None:
+        self._client = client
+
+    async def snapshot(self, models: Sequence[str]) -> Fleet:
+        """Look at all of it in two round trips.
+
+        Raises:
+            RedisUnavailableError: Redis is away.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrange(keys.WORKERS, 0, -1)
+            pipe.zcard(keys.LEASES)
+            pipe.hgetall(keys.COUNTERS)
+            pipe.info("memory")
+            for model in models:
+                for job_class in JOB_CLASSES:
+                    pipe.zcard(keys.ready(model, job_class))
+            ids, running, counters, memory, *counts = await pipe.execute()
+            packed = await self._client.mget([keys.worker(i) for i in ids]) if ids else []
+        num_classes = len(JOB_CLASSES)
+        return Fleet(
+            workers=tuple(WorkerInfo.unpack(str(p)) for p in packed if p is not None),
+            queued={
+                model: sum(counts[i * num_classes : (i + 1) * num_classes])
+                for i, model in enumerate(models)
+            },
+            running=running,
+            counters={name: int(value) for name, value in counters.items()},
+            memory_used=int(memory["used_memory"]),
+            memory_limit=int(memory.get("maxmemory", 0)) or None,
+        )
+
+    async def card(self, model: str) -> ModelCard | None:
+        """The card of a model, or None where no worker has ever loaded it."""
+        with translated_errors():
+            packed = await cast(Any, self._client.get(keys.card(model)))
+        return None if packed is None else ModelCard.unpack(packed)
+
+    async def tokenizer(self, sha256: str) -> str:
+        """The tokenizer file of a card, as JSON.
+
+        Raises:
+            KeyError: It is not there, which the card's writer rules out.
+        """
+        with translated_errors():
+            text = await cast(Any, self._client.get(keys.tokenizer(sha256)))
+        if text is None:
+            raise KeyError(sha256)
+        return str(text)
+
+
+def tokenizer_sha256(tokenizer_json: str) -> str:
+    """The address of a tokenizer file: the hash of its content."""
+    return hashlib.sha256(tokenizer_json.encode()).hexdigest()

@@ -1,0 +1,281 @@
+"""The jobs: every change of a job's state, each one Lua script.
+
+Two disjoint halves: `Submissions` is the gateway's (asynchronous), `Claims` the worker's
+(blocking). Knows nothing about HTTP, Celery or models.
+
+Raises:
+    RedisUnavailableError: Redis is away, full or read-only. Repeat the call: every one is safe to
+        repeat, and answers as it did the first time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from common import keys
+from common.connection import (
+    AsyncRedis,
+    Script,
+    SyncRedis,
+    pairs,
+    translated_errors,
+)
+from common.errors import (
+    JobError,
+    QueueFullError,
+    RateLimitError,
+    TaskExpiredError,
+    TaskNotFoundError,
+    WorkerLostError,
+)
+from common.schemas import JobRecord, JobSpec, JobStatus, Outcome
+from common.settings import Settings
+
+QUEUE_FULL_RETRY_S = 5.0
+REAP_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An accepted job: its place in line (1 is next) and what is left of the key's rate."""
+
+    queue_position: int
+    rate_remaining: int
+    rate_reset_s: float
+
+
+class Submissions:
+    """The gateway's half: submit, look up, cancel."""
+
+    _submit = Script("submit")
+    _cancel = Script("cancel")
+
+    def __init__(self, client: AsyncRedis, settings: Settings) -> None:
+        self._client = client
+        self._capacity = settings.queue_capacity
+        self._per_minute = settings.rate_limit_per_minute
+        self._burst = settings.rate_limit_burst
+        self._ttls = (settings.result_ttl_s, settings.stream_grace_s)
+
+    async def submit(self, spec: JobSpec) -> Submitted:
+        """Accept a job: after this it is durable and in line.
+
+        Raises:
+            RateLimitError: The key is over its rate.
+            QueueFullError: `QUEUE_CAPACITY` jobs are waiting.
+        """
+        record = [part for pair in spec.to_fields().items() for part in pair]
+        interval_us = 60_000_000 // self._per_minute
+        with translated_errors():
+            answer, *values = await self._submit.acall(
+                self._client,
+                *(spec.job_id, spec.key_id, spec.model, spec.job_class),
+                *(self._capacity, interval_us, self._burst, *record),
+            )
+        if answer == "rate":
+            raise RateLimitError("Rate limit exceeded", retry_after_s=int(values[0]) / 1e6)
+        if answer == "full":
+            raise QueueFullError(
+                f"The queue is full: {values[0]} of {self._capacity} jobs are waiting.",
+                retry_after_s=QUEUE_FULL_RETRY_S,
+            )
+        return Submitted(int(values[0]), int(values[1]), int(values[2]) / 1e6)
+
+    async def get(self, job_id: str, key_id: str) -> JobRecord:
+        """The record of a job that belongs to the key.
+
+        Raises:
+            TaskNotFoundError: There is none, or it belongs to another key.
+            TaskExpiredError: It ended longer than `RESULT_TTL_S` ago.
+        """
+        record = await self.find(job_id)
+        if record is None:
+            await self._raise_missing(job_id, key_id)
+            raise AssertionError("unreachable")
+        if record.key_id != key_id:
+            raise _not_found(job_id)
+        return record
+
+    async def find(self, job_id: str) -> JobRecord | None:
+        """The record of a job, whoever it belongs to."""
+        with translated_errors():
+            fields = await cast(Any, self._client.hgetall(keys.job(job_id)))
+        return JobRecord.from_fields(job_id, fields) if fields else None
+
+    async def queue_position(self, record: JobRecord) -> int | None:
+        """The place of a waiting job in its model's line; 1 is next, None if it waits no more."""
+        classes = ("high", "normal", "low")
+        ahead = classes[: classes.index(record.job_class)]
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrank(keys.ready(record.model, record.job_class), record.job_id)
+            for job_class in ahead:
+                pipe.zcard(keys.ready(record.model, job_class))
+            rank, *counts = await pipe.execute()
+        return None if rank is None else rank + 1 + sum(counts)
+
+    async def cancel(self, job_id: str, key_id: str) -> tuple[JobStatus, bool]:
+        """Cancel a job; a job that has ended stays as it is.
+
+        Returns:
+            Its status now, and whether this call ended it. `processing`: its worker was told.
+
+        Raises:
+            TaskNotFoundError: There is none, or it belongs to another key.
+            TaskExpiredError: It ended longer than `RESULT_TTL_S` ago.
+        """
+        with translated_errors():
+            answer = await self._cancel.acall(self._client, job_id, key_id, *self._ttls)
+        if not answer:
+            await self._raise_missing(job_id, key_id)
+        return JobStatus(answer[0]), bool(answer[1])
+
+    async def _raise_missing(self, job_id: str, key_id: str) -> None:
+        with translated_errors():
+            owner = await cast(Any, self._client.get(keys.gone(job_id)))
+        if owner == key_id and not await self._exists(job_id):
+            raise TaskExpiredError(f"Task '{job_id}' ended too long ago; its result was dropped.")
+        raise _not_found(job_id)
+
+    async def _exists(self, job_id: str) -> bool:
+        with translated_errors():
+            return bool(await cast(Any, self._client.exists(keys.job(job_id))))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker may run, until its lease passes or it ends.
+
+    Attributes:
+        nonce: The fence: Redis takes tokens and the end of this job only with it.
+    """
+
+    record: JobRecord
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A job as a worker reports it in its heartbeat."""
+
+    job_id: str
+    nonce: str
+    used_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Redis's answer to a heartbeat: jobs that are no longer the worker's, and jobs to cancel."""
+
+    lost: tuple[str, ...]
+    cancelled: tuple[str, ...]
+
+
+class Claims:
+    """The worker's half: claim, keep, end and give back; and the reaper."""
+
+    _claim = Script("claim")
+    _finish = Script("finish")
+    _heartbeat = Script("heartbeat")
+    _release = Script("release")
+    _reap = Script("reap")
+    _fail_ready = Script("fail_ready")
+    _leave = Script("leave")
+
+    def __init__(self, client: SyncRedis, settings: Settings, worker_id: str) -> None:
+        self._client = client
+        self._worker_id = worker_id
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._max_attempts = settings.max_attempts
+        self._ttls = (settings.result_ttl_s, settings.stream_grace_s)
+
+    def claim(self, models: Sequence[str], nonce: str | None = None) -> Claim | None:
+        """Take the job that should run next, or None where no job is ready.
+
+        Args:
+            models: Ids of the models that this worker has loaded.
+            nonce: Given to repeat a claim whose answer was lost; else a fresh one.
+        """
+        nonce = nonce or uuid.uuid4().hex
+        with translated_errors():
+            answer = self._claim.call(self._client, self._worker_id, nonce, self._lease_ms, *models)
+        if not answer:
+            return None
+        return Claim(JobRecord.from_fields(answer[0], pairs(answer[1])), nonce)
+
+    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> int | None:
+        """End a job.
+
+        Returns:
+            None when it has ended. Else the number of tokens committed of the first choice that
+            Redis does not have whole: append the rest, then repeat.
+
+        Raises:
+            FencedError: The job is no longer this claim's.
+        """
+        counts = [len(choice.token_ids) for choice in outcome.choices]
+        extra = [part for pair in outcome.to_fields().items() for part in pair]
+        with translated_errors():
+            answer = self._finish.call(
+                self._client,
+                *(job_id, nonce, outcome.status, outcome.pack_tails(), *self._ttls),
+                *(used_ms, len(counts), *counts, *extra),
+            )
+        if answer[0] == "fenced":
+            raise FencedError(job_id)
+        return None if answer[0] == "ok" else int(answer[2])
+
+    def heartbeat(self, announcement: str, held: Iterable[Holding]) -> Pulse:
+        """Announce the worker and renew the leases of what it holds."""
+        triples = [part for h in held for part in (h.job_id, h.nonce, h.used_ms)]
+        with translated_errors():
+            lost, cancelled = self._heartbeat.call(
+                self._client, self._worker_id, self._lease_ms, announcement, *triples
+            )
+        return Pulse(tuple(lost), tuple(cancelled))
+
+    def release(self, job_id: str, nonce: str) -> bool:
+        """Hand a job back to the head of its queue; False where it is not this claim's."""
+        with translated_errors():
+            return bool(self._release.call(self._client, job_id, nonce, *self._ttls))
+
+    def reap(self, period_s: float) -> list[str]:
+        """Take back jobs whose lease has passed, from every worker, and top up the permits."""
+        message = f"The job's workers died {self._max_attempts} times while they ran it."
+        with translated_errors():
+            taken = self._reap.call(
+                self._client,
+                *(int(period_s * 1000), self._lease_ms, REAP_LIMIT, self._max_attempts),
+                *(*self._ttls, WorkerLostError.__name__, message),
+            )
+        return list(taken)
+
+    def fail_ready(self, model: str, error: JobError) -> list[str]:
+        """Fail the waiting jobs of a model that no live worker can load."""
+        with translated_errors():
+            failed = self._fail_ready.call(
+                self._client,
+                *(model, type(error).__name__, error.message, REAP_LIMIT, *self._ttls),
+            )
+        return list(failed)
+
+    def leave(self) -> None:
+        """Stop announcing this worker."""
+        with translated_errors():
+            self._leave.call(self._client, self._worker_id)
+
+    def num_permits(self, model: str) -> int:
+        """Permits that wait in the broker's list."""
+        with translated_errors():
+            return self._client.llen(keys.permits(model))
+
+
+class FencedError(Exception):
+    """The job has ended or belongs to another claim: stop working on it."""
+
+
+def _not_found(job_id: str) -> TaskNotFoundError:
+    return TaskNotFoundError(f"Task '{job_id}' not found")

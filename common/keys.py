@@ -1,0 +1,106 @@
+"""Every Redis key of the service, built here and nowhere else.
+
+Key                         Type    Holds                                TTL
+baton:job:<id>              hash    the job record (schemas.JobRecord)   none, then RESULT_TTL_S
+baton:events:<id>           stream  its token events, ids 1-0, 2-0, ...  none, then STREAM_GRACE_S
+baton:gone:<id>             string  key id of an ended job: a tombstone  2 * RESULT_TTL_S
+baton:ready:<model>:<class> zset    waiting job ids by tag               none
+baton:sched:<model>         hash    tag: last tag given; claims: count   none
+baton:models                set     model ids that ever had a job        none
+baton:leases                zset    running job ids by lease end (ms)    none
+baton:claim:<nonce>         string  job id that this claim got           NONCE_TTL_S
+baton:rate:<key id>         string  GCRA arrival time (us)               until it has no effect
+baton:permits:<model>       list    Celery's queue: "model has work"     none
+baton:card:<model>          string  model card (JSON)                    none
+baton:tokenizer:<sha256>    string  a tokenizer.json                     none
+baton:workers               zset    worker ids by last heartbeat (ms)    none, swept by the reaper
+baton:worker:<id>           string  what a worker announces (JSON)       WORKER_TTL_S
+baton:counters              hash    jobs and tokens, ever growing        none
+baton:reaped                string  when a reaper last ran (ms)          none
+
+Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
+
+Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
+sets when it has loaded a model. Readers: the gateway, and the scripts themselves. They get the
+same names through `LUA_KEYS`, so that there is one spelling.
+"""
+
+from __future__ import annotations
+
+JOB = "baton:job:"
+EVENTS = "baton:events:"
+GONE = "baton:gone:"
+READY = "baton:ready:"
+SCHED = "baton:sched:"
+MODELS = "baton:models"
+LEASES = "baton:leases"
+CLAIM = "baton:claim:"
+RATE = "baton:rate:"
+PERMITS = "baton:permits:"
+CARD = "baton:card:"
+TOKENIZER = "baton:tokenizer:"
+WORKERS = "baton:workers"
+WORKER = "baton:worker:"
+COUNTERS = "baton:counters"
+REAPED = "baton:reaped"
+BELL = "baton:bell:"
+CANCEL = "baton:cancel"
+
+NONCE_TTL_S = 60
+WORKER_TTL_S = 20
+
+_NAMES = {
+    name: value
+    for name, value in globals().items()
+    if name.isupper() and not name.startswith("_") and isinstance(value, str)
+}
+LUA_KEYS = (
+    "local KEY = {"
+    + ", ".join(f'{name} = "{value}"' for name, value in _NAMES.items())
+    + f"}}\nlocal NONCE_TTL_S = {NONCE_TTL_S}\nlocal WORKER_TTL_S = {WORKER_TTL_S}\n"
+)
+
+
+def job(job_id: str) -> str:
+    """The record of a job."""
+    return JOB + job_id
+
+
+def events(job_id: str) -> str:
+    """The event stream of a job."""
+    return EVENTS + job_id
+
+
+def gone(job_id: str) -> str:
+    """The tombstone of a job."""
+    return GONE + job_id
+
+
+def ready(model: str, job_class: str) -> str:
+    """The waiting jobs of one model and class."""
+    return f"{READY}{model}:{job_class}"
+
+
+def permits(model: str) -> str:
+    """The broker's list, which is also the name of the Celery queue."""
+    return PERMITS + model
+
+
+def card(model: str) -> str:
+    """The card of a model."""
+    return CARD + model
+
+
+def tokenizer(sha256: str) -> str:
+    """A tokenizer file, addressed by its content."""
+    return TOKENIZER + sha256
+
+
+def worker(worker_id: str) -> str:
+    """What a worker announces."""
+    return WORKER + worker_id
+
+
+def bell(job_id: str) -> str:
+    """The channel on which a job's new events are called out."""
+    return BELL + job_id

@@ -1,0 +1,50 @@
+"""What a worker publishes of a model it has loaded: all that a gateway needs to know of it.
+
+With the card and the tokenizer file the gateway renders, counts and checks prompts, so it needs
+neither weights nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model, as loaded.
+
+    Attributes:
+        model: Its id, as requests name it.
+        revision: A hash of weights and configuration: equal for workers that continue each
+            other's jobs.
+        architecture: The class name of the model, such as LlamaForCausalLM.
+        format: What the weights are stored as, such as safetensors.
+        context_length: Tokens that prompt and output may have together.
+        vocab_size: Token ids are below this.
+        dtype: Of the weights in the worker's memory.
+        tokenizer_sha256: Where the tokenizer file is kept (`keys.tokenizer`).
+        chat_template: Jinja source, or None where the model has none.
+        special_tokens: `bos_token`, `eos_token`, ... for the template.
+    """
+
+    model: str
+    revision: str
+    architecture: str
+    format: str
+    context_length: int
+    vocab_size: int
+    dtype: str
+    tokenizer_sha256: str
+    chat_template: str | None
+    special_tokens: dict[str, str]
+
+    def pack(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        return cls(**json.loads(packed))

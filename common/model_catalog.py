@@ -1,0 +1,70 @@
+"""Which models this deployment serves, by the settings alone: nothing is loaded or asked.
+
+In single-model mode there is one, and `default` is an alias of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ModelNotFoundError
+from common.settings import Settings
+
+DEFAULT_ALIAS = "default"
+BUNDLED_MODEL = "baton-toy"
+BUNDLED_DIR = Path(__file__).parent.parent / "models" / BUNDLED_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """One model.
+
+    Attributes:
+        model: Its id: the hub name, or the last part of a path.
+        source: What to load: a hub name or a path.
+    """
+
+    model: str
+    source: str
+    backend: str
+    description: str
+
+
+class ModelCatalog:
+    """The configured models, by id and alias."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._entry = _entry_of(settings)
+
+    @property
+    def entries(self) -> tuple[CatalogEntry, ...]:
+        """Every configured model, the default first."""
+        return (self._entry,)
+
+    @property
+    def default(self) -> CatalogEntry:
+        """The model of a request that names none."""
+        return self._entry
+
+    def resolve(self, name: str | None) -> CatalogEntry:
+        """The model that a request names.
+
+        Raises:
+            ModelNotFoundError: No model has this id or alias.
+        """
+        if name in (None, DEFAULT_ALIAS, self._entry.model):
+            return self._entry
+        raise ModelNotFoundError(f"Model '{name}' not found", param="model")
+
+
+def _entry_of(settings: Settings) -> CatalogEntry:
+    name = settings.model_name
+    if name == BUNDLED_MODEL:
+        return CatalogEntry(
+            BUNDLED_MODEL, str(BUNDLED_DIR), settings.model_backend, "The bundled toy model"
+        )
+    if Path(name).is_dir():
+        model = Path(name).resolve().name
+        return CatalogEntry(model, name, settings.model_backend, "A model from a local folder")
+    return CatalogEntry(name, name, settings.model_backend, "A model from the Hugging Face hub")

@@ -1,0 +1,348 @@
+"""The records that gateway and worker exchange through Redis, and how they are packed.
+
+Knows nothing about HTTP and nothing about Redis commands: a record is a flat mapping of strings.
+
+Fields of a job record, in the order in which they appear in a job's life:
+    submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
+             metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
+    claim    nonce worker attempts+1 started_ms (first claim only)
+    append   pos:<choice> (tokens committed) eid used_ms first_token_ms
+    cancel   cancel=1 while it runs
+    end      ended_ms result finish timings error_type error_message prompt_tokens; nonce goes
+Times are Redis's own clock, in milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+Message = dict[str, Any]
+"""One chat message: `role` and `content`."""
+
+
+class JobStatus(StrEnum):
+    """Where a job is. The last four are final."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
+
+
+JobClass = Literal["high", "normal", "low"]
+JOB_CLASSES: tuple[JobClass, ...] = ("high", "normal", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How the tokens of a job are drawn; checked by the gateway, obeyed by the engine.
+
+    Attributes:
+        max_tokens: Tokens to generate at most; None where the prompt was not counted yet: the
+            default, cut to what the context still holds.
+        temperature: 0 (greedy) to 2.
+        top_p: Nucleus mass, 0 to 1; 0 is greedy.
+        top_k: Likeliest tokens to keep; 0 keeps all.
+        min_p: Least probability, as a part of the likeliest token's; 0 keeps all.
+        stop: Strings that end the text and are not part of it.
+        seed: Decides every draw together with the choice and the position.
+        time_limit_s: Seconds of execution after which the job expires.
+    """
+
+    max_tokens: int | None
+    time_limit_s: float
+    seed: int
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+
+    def pack(self) -> str:
+        """JSON; values at their default are left out."""
+        defaults = {f.name: f.default for f in fields(self)}
+        return _dump({k: v for k, v in asdict(self).items() if v != defaults[k]})
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        values = json.loads(packed)
+        values["stop"] = tuple(values.get("stop", ()))
+        values.setdefault("max_tokens", None)
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a client sent to be continued: a text or chat messages.
+
+    Attributes:
+        text: The text, where no messages were sent.
+        messages: The chat messages, where no text was sent.
+        raw: The text goes to the model as it is, without its chat template.
+    """
+
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+    raw: bool = False
+
+    def pack(self) -> str:
+        """JSON."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        values = json.loads(packed)
+        messages = values["messages"]
+        values["messages"] = None if messages is None else tuple(messages)
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A job as the gateway submits it.
+
+    Attributes:
+        prompt_ids: The prompt's token ids; None where no worker has announced the model yet, and
+            then the worker that claims the job encodes `prompt` by the same function.
+        prompt: The prompt as it came; kept only where `prompt_ids` is None.
+        stream_token: Opens this job's stream, and nothing else, without a key.
+    """
+
+    job_id: str
+    key_id: str
+    model: str
+    job_class: JobClass
+    sampling: SamplingSpec
+    stream_token: str
+    request_id: str
+    prompt_ids: tuple[int, ...] | None = None
+    prompt: Prompt | None = None
+    user_id: str | None = None
+    metadata: dict[str, str] | None = None
+
+    def to_fields(self) -> dict[str, str]:
+        """The record's fields, without those that the submit script adds."""
+        record = {
+            "key": self.key_id,
+            "model": self.model,
+            "class": self.job_class,
+            "params": self.sampling.pack(),
+            "stream_token": self.stream_token,
+            "request_id": self.request_id,
+        }
+        if self.prompt_ids is not None:
+            record["prompt_ids"] = _dump(self.prompt_ids)
+            record["prompt_tokens"] = str(len(self.prompt_ids))
+        if self.prompt is not None:
+            record["prompt"] = self.prompt.pack()
+        if self.user_id is not None:
+            record["user_id"] = self.user_id
+        if self.metadata is not None:
+            record["metadata"] = _dump(self.metadata)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceResult:
+    """One generated text, with its token ids."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimings:
+    """What the engine measured of one job, in seconds."""
+
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    batch_size: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended, as the worker that ran it reports.
+
+    Attributes:
+        status: A final status.
+        choices: What was generated, complete: every committed token and the text held back.
+        tails: For each choice, text that belongs to no event yet; it rides in the last one.
+    """
+
+    status: JobStatus
+    choices: tuple[ChoiceResult, ...] = ()
+    tails: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    timings: EngineTimings = field(default_factory=EngineTimings)
+    error_type: str | None = None
+    error_message: str | None = None
+
+    def pack_tails(self) -> str:
+        """JSON list."""
+        return _dump(self.tails)
+
+    def to_fields(self) -> dict[str, str]:
+        """The fields that the end adds to the record."""
+        record = {
+            "prompt_tokens": str(self.prompt_tokens),
+            "timings": _dump(asdict(self.timings)),
+        }
+        if self.choices:
+            record["result"] = _dump([asdict(choice) for choice in self.choices])
+        if self.error_type is not None:
+            record["error_type"] = self.error_type
+            record["error_message"] = self.error_message or ""
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job as it stands in Redis; times in milliseconds of Redis's clock, None where not yet."""
+
+    job_id: str
+    status: JobStatus
+    key_id: str
+    model: str
+    job_class: JobClass
+    sampling: SamplingSpec
+    stream_token: str
+    request_id: str
+    created_ms: int
+    attempts: int
+    last_eid: int
+    completion_tokens: int
+    used_ms: int
+    prompt_tokens: int | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    prompt: Prompt | None = None
+    user_id: str | None = None
+    metadata: dict[str, str] | None = None
+    started_ms: int | None = None
+    first_token_ms: int | None = None
+    ended_ms: int | None = None
+    choices: tuple[ChoiceResult, ...] = ()
+    timings: EngineTimings | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    cancel_requested: bool = False
+
+    @classmethod
+    def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
+        """Read a record's fields, as HGETALL returns them."""
+        return cls(
+            job_id=job_id,
+            status=JobStatus(record["status"]),
+            key_id=record["key"],
+            model=record["model"],
+            job_class=record["class"],  # type: ignore[arg-type]  # written from a JobClass
+            sampling=SamplingSpec.unpack(record["params"]),
+            stream_token=record["stream_token"],
+            request_id=record["request_id"],
+            created_ms=int(record["created_ms"]),
+            attempts=int(record["attempts"]),
+            last_eid=int(record["eid"]),
+            completion_tokens=int(record.get("pos:0", 0)),
+            used_ms=int(record.get("used_ms", 0)),
+            prompt_tokens=_int(record.get("prompt_tokens")),
+            prompt_ids=_ids(record.get("prompt_ids")),
+            prompt=Prompt.unpack(record["prompt"]) if "prompt" in record else None,
+            user_id=record.get("user_id"),
+            metadata=json.loads(record["metadata"]) if "metadata" in record else None,
+            started_ms=_int(record.get("started_ms")),
+            first_token_ms=_int(record.get("first_token_ms")),
+            ended_ms=_int(record.get("ended_ms")),
+            choices=_choices(record.get("result")),
+            timings=EngineTimings(**json.loads(record["timings"])) if "timings" in record else None,
+            error_type=record.get("error_type"),
+            error_message=record.get("error_message"),
+            cancel_requested="cancel" in record,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """Newly committed tokens of one choice.
+
+    Attributes:
+        position: Index of the first of them among the choice's tokens.
+        texts: One for each id; empty where the text is held back for a later one.
+    """
+
+    position: int
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    choice: int = 0
+
+    def pack(self) -> str:
+        """Short JSON: `{"c", "p", "i", "t"}`."""
+        return _dump({"c": self.choice, "p": self.position, "i": self.token_ids, "t": self.texts})
+
+
+@dataclass(frozen=True, slots=True)
+class EndEvent:
+    """The last event of a job.
+
+    Attributes:
+        tails: For each choice, the text that was held back until the end.
+
+    Packed as `{"s", "t"}`, by the script that ends the job.
+    """
+
+    status: JobStatus
+    tails: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """An event with its place in the job's stream: 1, 2, 3, ..."""
+
+    eid: int
+    event: TokenEvent | EndEvent
+
+
+def unpack_event(packed: str) -> TokenEvent | EndEvent:
+    """Read an event from its packed form."""
+    values = json.loads(packed)
+    if "s" in values:
+        return EndEvent(JobStatus(values["s"]), tuple(values["t"]))
+    return TokenEvent(values["p"], tuple(values["i"]), tuple(values["t"]), values["c"])
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _int(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _ids(packed: str | None) -> tuple[int, ...] | None:
+    return None if packed is None else tuple(json.loads(packed))
+
+
+def _choices(packed: str | None) -> tuple[ChoiceResult, ...]:
+    if packed is None:
+        return ()
+    return tuple(
+        ChoiceResult(choice["text"], tuple(choice["token_ids"]), choice["finish_reason"])
+        for choice in json.loads(packed)
+    )

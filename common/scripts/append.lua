@@ -1,0 +1,22 @@
+-- Commit newly generated tokens of one choice and tell the watchers.
+-- ARGV: id, nonce, choice, position of the first, how many, event, used (ms)
+-- Returns {'ok', committed, cancel} | {'have', committed, cancel} | {'fenced'}.
+-- 'have': the position is not where the committed tokens end, as when a call is repeated.
+local id, nonce, choice = ARGV[1], ARGV[2], ARGV[3]
+local position, count = tonumber(ARGV[4]), tonumber(ARGV[5])
+local job, pos = KEY.JOB .. id, 'pos:' .. choice
+
+local old = redis.call('HMGET', job, 'status', 'nonce', pos, 'cancel')
+if old[1] ~= 'processing' or old[2] ~= nonce then
+  return {'fenced'}
+end
+local committed, cancel = tonumber(old[3] or 0), old[4] and 1 or 0
+if position ~= committed then
+  return {'have', committed, cancel}
+end
+local eid = redis.call('HINCRBY', job, 'eid', 1)
+redis.call('XADD', KEY.EVENTS .. id, eid .. '-0', 'd', ARGV[6])
+redis.call('HSET', job, pos, committed + count, 'used_ms', ARGV[7])
+redis.call('HSETNX', job, 'first_token_ms', int(now_ms()))
+ring(id, eid, ARGV[6])
+return {'ok', committed + count, cancel}

@@ -1,0 +1,47 @@
+-- Take back the jobs whose lease has passed, and top up the permits.
+-- ARGV: period (ms), lease (ms), most jobs a call, max attempts, result ttl (s), stream grace (s),
+--       error type and message of a job that lost its workers too often
+-- Returns the ids taken back.
+local period_ms, lease_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_attempts = tonumber(ARGV[4])
+local result_ttl_s, stream_grace_s = tonumber(ARGV[5]), tonumber(ARGV[6])
+local now = now_ms()
+
+-- Nobody reaped for a while: Redis or everything was away, and no heartbeat could come through.
+local last = tonumber(redis.call('GET', KEY.REAPED) or 0)
+redis.call('SET', KEY.REAPED, int(now))
+if now - last > 3 * period_ms then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now))) do
+    redis.call('ZADD', KEY.LEASES, int(now + lease_ms), id)
+  end
+end
+
+local taken = redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now), 'LIMIT', 0, limit)
+for _, id in ipairs(taken) do
+  local job = KEY.JOB .. id
+  local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel')
+  local crashes = redis.call('HINCRBY', job, 'crashes', 1)
+  if old[4] then
+    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
+  elseif crashes >= max_attempts then
+    end_job(id, 'failed', '[]', {'error_type', ARGV[7], 'error_message', ARGV[8]},
+      result_ttl_s, stream_grace_s)
+  else
+    requeue(id, old[1], old[2], old[3])
+  end
+end
+
+for _, model in ipairs(redis.call('SMEMBERS', KEY.MODELS)) do
+  local missing = math.min(num_ready(model), PERMIT_CAP) - redis.call('LLEN', KEY.PERMITS .. model)
+  for _, class in ipairs(CLASSES) do
+    if missing > 0 then
+      local ids = redis.call('ZRANGE', ready_key(model, class), 0, math.min(missing, limit) - 1)
+      for _, id in ipairs(ids) do
+        push_permit(model, id, id .. ':' .. int(now) .. ':top-up')
+      end
+      missing = missing - #ids
+    end
+  end
+end
+redis.call('ZREMRANGEBYSCORE', KEY.WORKERS, '-inf', int(now - 3 * WORKER_TTL_S * 1000))
+return taken

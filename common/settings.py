@@ -1,0 +1,232 @@
+"""All settings: the environment or `.env`, no prefix, one field each.
+
+A flag of `baton up|api|worker` beats the environment, which beats `.env`. `.env.example` shows
+every default; a test holds the two equal. A wrong value stops the start (`SettingsError`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from common.errors import SettingsError
+
+EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
+ENV_FILE = ".env"
+
+CommaSeparated = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Units are in the name or the description."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    api_keys: CommaSeparated = Field(
+        default=["test-key-123", "demo-key-456"],
+        description="API keys, separated by commas. The two examples work on loopback only.",
+        examples=["key-of-alice,key-of-bob"],
+    )
+
+    model_backend: Literal["transformers"] = Field(
+        default="transformers", description="What runs the model: transformers."
+    )
+    model_name: str = Field(
+        default="baton-toy",
+        min_length=1,
+        description="A Hugging Face causal LM by hub name or path; baton-toy is bundled.",
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+(,\d+)*)?)$",
+        description="auto, cpu, cuda (every GPU) or cuda:0,2 (these GPUs).",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="auto, float32, bfloat16 or float16. auto: the checkpoint's on a GPU; "
+        "on a CPU float32 below 200 M parameters, else bfloat16.",
+    )
+    max_batch_size: int = Field(
+        default=8, ge=1, le=1024, description="Jobs that one worker runs at once."
+    )
+
+    max_new_tokens: int = Field(
+        default=512, ge=1, description="Tokens to generate where a request does not say."
+    )
+    temperature: float = Field(
+        default=0.7, ge=0, le=2, description="Sampling temperature where a request does not say."
+    )
+    top_p: float = Field(
+        default=0.9, ge=0, le=1, description="Nucleus mass where a request does not say."
+    )
+    task_time_limit: float = Field(
+        default=120, gt=0, description="Seconds of execution after which a job expires."
+    )
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
+    cors_origins: CommaSeparated = Field(
+        default=["*"], description="Origins that browsers may call from, separated by commas."
+    )
+    trusted_proxies: CommaSeparated = Field(
+        default=["127.0.0.1"],
+        description="Addresses whose X-Forwarded-For and -Proto count, separated by commas.",
+    )
+
+    redis_url: str | None = Field(
+        default=None,
+        pattern=r"^(redis|rediss|unix)://",
+        description="Redis or Valkey. Empty: `baton up` runs its own server.",
+        examples=["redis://:password@127.0.0.1:6379/0"],
+    )
+    data_dir: Path = Field(
+        default=Path("data"), description="Where the embedded Redis keeps its append-only file."
+    )
+
+    log_dir: Path = Field(default=Path("logs"), description="Where the three log files go.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the console's lines: text or json."
+    )
+    log_prompts: bool = Field(
+        default=False, description="Write prompts and outputs into llm_requests.log."
+    )
+
+    rate_limit_per_minute: int = Field(
+        default=60, ge=1, description="Submissions a minute per key; reads get ten times that."
+    )
+    rate_limit_burst: int = Field(
+        default=10, ge=1, description="Submissions that a key may send at once."
+    )
+    queue_capacity: int = Field(
+        default=100_000, ge=1, description="Jobs that may wait; above it a submission is 503."
+    )
+    result_ttl_s: int = Field(
+        default=86_400, ge=1, description="Seconds for which a result is kept."
+    )
+    stream_grace_s: int = Field(
+        default=300, ge=1, description="Seconds for which an ended stream can be resumed."
+    )
+    lease_s: float = Field(
+        default=15,
+        ge=1,
+        description="Seconds without a heartbeat after which a job goes to another worker.",
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="Worker deaths that a job survives before it fails."
+    )
+    engine_stall_s: float = Field(
+        default=30,
+        ge=1,
+        description="Seconds that one engine step may take before it counts as hung.",
+    )
+    shutdown_s: float = Field(
+        default=10, ge=0, description="Seconds that open requests get to end at a shutdown."
+    )
+
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, keys: list[str]) -> list[str]:
+        if not keys:
+            raise ValueError("at least one API key is needed")
+        bad = [key for key in keys if not key.isascii() or not key.isprintable() or " " in key]
+        if bad:
+            raise ValueError("a key is made of printable ASCII characters without spaces")
+        return keys
+
+    @model_validator(mode="after")
+    def _refuse_example_keys_in_public(self) -> Self:
+        if not self.listens_on_loopback and EXAMPLE_API_KEYS & set(self.api_keys):
+            raise ValueError(
+                f"HOST={self.host} can be reached from other machines, and API_KEYS holds an "
+                "example key that everybody knows. Example: API_KEYS=<a long random string>"
+            )
+        return self
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read flags, environment and `.env`, in this order of precedence.
+
+    Args:
+        flags: Values by field name that beat every other source, as strings or of the type.
+
+    Raises:
+        SettingsError: A value is wrong; one line for each, with an example.
+    """
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def unknown_names_in_env_file(path: str = ENV_FILE) -> list[str]:
+    """One warning for each name in the file that looks like a misspelt setting."""
+    known = [name.upper() for name in Settings.model_fields]
+    warnings = []
+    for name in dotenv_values(path):
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)
+        if name.upper() not in known and close:
+            warnings.append(f"{path}: {name} is no setting and is ignored; was {close[0]} meant?")
+    return warnings
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for a child process; unset ones are left out."""
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {name.upper(): to_text(value) for name, value in values.items()}
+
+
+def to_text(value: Any) -> str:
+    """A value as it stands in the environment or in `.env`."""
+    if isinstance(value, list):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    field = Settings.model_fields[name]
+    example = field.examples[0] if field.examples else field.get_default()
+    given = to_text(problem["input"])
+    shown = "" if name == "api_keys" else f"={given}"
+    return f"{name.upper()}{shown}: {message}. Example: {name.upper()}={to_text(example)}"

@@ -1,0 +1,416 @@
+"""Start child processes in order, keep them alive, and stop them in reverse order.
+
+A generic supervisor: it knows nothing about Redis, Celery, HTTP or settings. It runs in the main
+thread of a process that has no other thread, and sleeps until a signal or a deadline comes.
+
+- A child that ends is started again, after 0.25 s at first, doubling to 10 s; a child that lived
+  for 30 s begins at 0.25 s again.
+- A child that exits with status 2 was started wrongly (a bad setting, bad usage): a restart cannot
+  help, so everything stops and the supervisor returns 2.
+- SIGINT, SIGTERM or SIGHUP stops the children, each with its own signal and grace; the same again
+  after a second kills them at once.
+- Whichever way the supervisor ends, kill -9 included, no child outlives it (on Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import select
+import signal
+import site
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+FIRST_DELAY_S = 0.25
+LONGEST_DELAY_S = 10.0
+SETTLED_S = 30.0
+READY_POLL_S = 0.1
+# A terminal, make or a service manager may deliver one wish to stop as two signals.
+SAME_STOP_S = 1.0
+WRONG_USAGE = 2
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Child:
+    """What to run, and how to tell that it is ready and how to end it.
+
+    Attributes:
+        name: Names the child in messages.
+        argv: Program and arguments.
+        env: The whole environment; the supervisor's own where it is None.
+        stop_signal: Asks the child to end.
+        grace_s: Seconds from that signal to SIGKILL.
+        ready: Whether the child can be used; the next one is started only then. It is asked
+            every 0.1 s and must answer soon. None: ready once started.
+        hint: Ends the message about an unexpected end; says where to look.
+        pass_fds: File descriptors that the child inherits.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_s: float = 10.0
+    ready: Callable[[], bool] | None = None
+    hint: str = ""
+    pass_fds: Sequence[int] = ()
+
+
+class Process(Protocol):
+    """A started child, as the supervisor sees it."""
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+
+    def stop(self, signum: signal.Signals) -> None:
+        """Ask the process to end."""
+
+    def kill(self) -> None:
+        """End the process, and what it left in its process group, now."""
+
+
+class Signals(Protocol):
+    """Where signals arrive, as the supervisor sees it; entered before the first start."""
+
+    def __enter__(self) -> Self:
+        """Begin to collect signals."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put back what was there before."""
+
+    def wait(self, timeout_s: float | None) -> list[int]:
+        """Sleep until signals come or the time is over; None waits for ever."""
+
+
+class Supervisor:
+    """Runs children until a signal stops it, or one of them says that it was started wrongly."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        stop_together: bool = False,
+        when_ready: Callable[[], float | None] | None = None,
+        say: Callable[[str], None] = _log.warning,
+        spawn: Callable[[Child], Process] | None = None,
+        signals: Signals | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the children in the order in which they start.
+
+        Args:
+            children: Each starts when those before it are ready.
+            stop_together: Stop all at the same time, instead of one after another from the last.
+            when_ready: Called once all are ready, and again after as many seconds as it returned.
+            say: Takes one line for whoever watches.
+            spawn: Starts a child; a seam for tests.
+            signals: Collects signals; a seam for tests.
+            clock: Seconds that never go back; a seam for tests.
+        """
+        self._slots = [_Slot(child) for child in children]
+        self._stop_together = stop_together
+        self._when_ready = when_ready
+        self._say = say
+        self._spawn = spawn or ChildProcess
+        self._signals = signals or SignalPipe()
+        self._clock = clock
+        self._num_begun = 0
+        self._call_at: float | None = None
+
+    def run(self) -> int:
+        """Start everything, and return when everything has ended.
+
+        Returns:
+            0 after one signal; 2 when a child exited with 2; 128 + the signal's number when a
+            second one cut the orderly stop short.
+
+        Raises:
+            ValueError: The caller is not the main thread.
+        """
+        with self._signals:
+            try:
+                status = self._watch()
+                return self._stop_all() or status
+            finally:
+                # Reached with a living child only if something above raised.
+                for slot in self._slots:
+                    slot.kill()
+
+    def _watch(self) -> int:
+        while True:
+            for slot in self._slots:
+                if self._died(slot) == WRONG_USAGE:
+                    self._say(f"{slot.child.name} cannot run like this; stopping")
+                    return WRONG_USAGE
+            self._start_due()
+            self._call_when_ready()
+            if any(signum in STOP_SIGNALS for signum in self._signals.wait(self._pause_s())):
+                return 0
+
+    def _died(self, slot: _Slot) -> int | None:
+        """Note that a child has ended, and when it is to start again."""
+        status = slot.collect()
+        if status is not None and status != WRONG_USAGE:
+            self._start_later(slot, _describe(status))
+        return status
+
+    def _start_later(self, slot: _Slot, what_happened: str) -> None:
+        now = self._clock()
+        delay_s = slot.backoff.next_delay_s(lived_s=now - slot.started_at)
+        slot.start_at = now + delay_s
+        hint = f" ({slot.child.hint})" if slot.child.hint else ""
+        self._say(f"{slot.child.name} {what_happened}; starting it again in {delay_s:g} s{hint}")
+
+    def _start_due(self) -> None:
+        for slot in self._slots[: self._num_begun]:
+            if slot.start_at is not None and self._clock() >= slot.start_at:
+                self._start(slot)
+        while self._begun_are_ready() and self._num_begun < len(self._slots):
+            self._num_begun += 1
+            self._start(self._slots[self._num_begun - 1])
+
+    def _begun_are_ready(self) -> bool:
+        return all(slot.check_ready() for slot in self._slots[: self._num_begun])
+
+    def _start(self, slot: _Slot) -> None:
+        slot.started_at = self._clock()
+        slot.start_at = None
+        try:
+            slot.process = self._spawn(slot.child)
+        except OSError as error:
+            # Out of processes or memory, or the program is being replaced: these pass.
+            self._start_later(slot, f"cannot be started: {error}")
+
+    def _call_when_ready(self) -> None:
+        if self._when_ready is None or not all(slot.was_ready for slot in self._slots):
+            return
+        if self._call_at is None or self._clock() >= self._call_at:
+            pause_s = self._when_ready()
+            self._call_at = self._clock() + (pause_s or 0)
+            if pause_s is None:
+                self._when_ready = None
+
+    def _pause_s(self) -> float | None:
+        """How long nothing is to be done unless a signal comes; None: for ever."""
+        now = self._clock()
+        pauses = [slot.start_at - now for slot in self._slots if slot.start_at is not None]
+        if any(slot.process is not None and not slot.was_ready for slot in self._slots):
+            pauses.append(READY_POLL_S)
+        if self._when_ready is not None and self._call_at is not None:
+            pauses.append(self._call_at - now)
+        return max(0.0, min(pauses)) if pauses else None
+
+    def _stop_all(self) -> int:
+        """End every child; the status is not 0 if it had to be cut short."""
+        slots = [slot for slot in reversed(self._slots) if slot.process is not None]
+        steps = [slots] if self._stop_together else [[slot] for slot in slots]
+        asked_at = self._clock()
+        for step in steps:
+            signum = self._stop(step, asked_at)
+            if signum is not None:
+                self._say("killing everything at once")
+                return 128 + signum
+        return 0
+
+    def _stop(self, slots: list[_Slot], asked_at: float) -> int | None:
+        """End some children together; a repeated signal is returned as soon as it comes."""
+        now = self._clock()
+        for slot in slots:
+            slot.kill_at = now + slot.child.grace_s
+            if slot.process is not None:
+                slot.process.stop(slot.child.stop_signal)
+        while waiting := [slot for slot in slots if slot.collect() is None and slot.process]:
+            now = self._clock()
+            for slot in waiting:
+                if now >= slot.kill_at:
+                    self._say(f"{slot.child.name} did not stop in {slot.child.grace_s:g} s; killed")
+                    slot.kill()
+            pause_s = min(slot.kill_at for slot in waiting) - now
+            for signum in self._signals.wait(max(0.0, pause_s)):
+                if signum in STOP_SIGNALS and self._clock() - asked_at >= SAME_STOP_S:
+                    return signum
+        return None
+
+
+@dataclass
+class Backoff:
+    """How long to wait before a child starts again."""
+
+    _delay_s: float = 0.0
+
+    def next_delay_s(self, lived_s: float) -> float:
+        """The delay after one more end.
+
+        Args:
+            lived_s: Seconds from the start to this end.
+        """
+        fresh = self._delay_s == 0 or lived_s >= SETTLED_S
+        self._delay_s = FIRST_DELAY_S if fresh else min(self._delay_s * 2, LONGEST_DELAY_S)
+        return self._delay_s
+
+
+@dataclass
+class _Slot:
+    """One child and where it is in its life."""
+
+    child: Child
+    process: Process | None = None
+    started_at: float = 0.0
+    start_at: float | None = None
+    kill_at: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
+    was_ready: bool = False
+
+    def check_ready(self) -> bool:
+        """Whether the child was ready once; a later restart does not make it unready."""
+        if self.process is not None and not self.was_ready:
+            self.was_ready = self.child.ready is None or self.child.ready()
+        return self.was_ready
+
+    def collect(self) -> int | None:
+        """Take the exit status of a child that has ended, once."""
+        status = self.process.poll() if self.process is not None else None
+        if status is not None:
+            self.kill()
+        return status
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+
+class ChildProcess:
+    """A real child, the leader of its own session and process group.
+
+    Its own session keeps Ctrl-C in the terminal away from it: only the supervisor hears it, and
+    stops the children in order.
+    """
+
+    def __init__(self, child: Child) -> None:
+        parent = os.getpid()
+        self._popen = subprocess.Popen(
+            child.argv,
+            env=None if child.env is None else dict(child.env),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=tuple(child.pass_fds),
+            # Safe here, because the supervisor's process has one thread only. That thread must
+            # also be the one that lives longest: the death signal is sent when the *thread* that
+            # forked ends, not the process.
+            preexec_fn=lambda: _die_with(parent),
+        )
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        return self._popen.poll()
+
+    def stop(self, signum: signal.Signals) -> None:
+        """Ask the process, not its group, to end."""
+        self._popen.send_signal(signum)
+
+    def kill(self) -> None:
+        """Kill the process and what it left in its group, and wait for its end."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+class SignalPipe:
+    """Collects signals in a pipe, so that one `select` waits for them and for time.
+
+    A signal that arrives between two waits stays in the pipe: none is missed.
+    """
+
+    def __enter__(self) -> Self:
+        """Install the handlers; only the main thread may."""
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._old = {
+            signum: signal.signal(signum, _note)
+            for signum in (*STOP_SIGNALS, signal.SIGCHLD)
+            # Under nohup SIGHUP is ignored, and has to stay so.
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the old handlers back."""
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, timeout_s: float | None) -> list[int]:
+        """Sleep until signals come or the time is over; None waits for ever."""
+        select.select([self._reader], [], [], timeout_s)
+        with contextlib.suppress(BlockingIOError):
+            return list(os.read(self._reader, 4096))
+        return []
+
+
+def module_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which `python -m` finds our packages, and not the current directory's.
+
+    Somebody else's `api/` or `common/` in the directory where the service is started must not be
+    taken for ours.
+    """
+    ours = str(Path(__file__).resolve().parents[1])
+    result = {**env, "PYTHONSAFEPATH": "1"}
+    if ours not in site.getsitepackages():
+        result["PYTHONPATH"] = os.pathsep.join(filter(None, [ours, env.get("PYTHONPATH")]))
+    return result
+
+
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def _note(_signum: int, _frame: object) -> None:
+    """A handler has to exist for the signal's number to be written into the pipe."""
+
+
+def _die_with(parent: int) -> None:
+    """Runs in the new child before exec: be killed when the supervisor ends in any way.
+
+    Linux only; elsewhere a supervisor that is killed with -9 leaves its children behind.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # It may have ended before the call above.
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,1 @@
+"""The worker: claims jobs, runs the engine, writes tokens and results back."""

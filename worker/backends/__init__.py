@@ -1,0 +1,1 @@
+"""What turns a job into a token stream, one backend a file."""
