@@ -67,7 +67,9 @@ def configure(settings: Settings, process: str) -> None:
     requests.handlers[:] = [_file(settings.log_dir / "llm_requests.log", as_json)]
     requests.setLevel(logging.INFO)
     requests.propagate = False
-    for noisy in ("httpx", "urllib3", "filelock", "kombu", "amqp"):
+    # Celery would write two lines a job, both said better by the line that ends it.
+    celery = ("celery.worker.strategy", "celery.app.trace")
+    for noisy in ("httpx", "urllib3", "filelock", "kombu", "amqp", *celery):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

@@ -15,7 +15,7 @@ Times are Redis's own clock, in milliseconds since the epoch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -72,6 +72,10 @@ class SamplingSpec:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+
+    def with_max_tokens(self, max_tokens: int) -> Self:
+        """The same, with the number of tokens decided."""
+        return replace(self, max_tokens=max_tokens)
 
     def pack(self) -> str:
         """JSON; values at their default are left out."""

@@ -9,7 +9,9 @@ thread of a process that has no other thread, and sleeps until a signal or a dea
   help, so everything stops and the supervisor returns 2.
 - SIGINT, SIGTERM or SIGHUP stops the children, each with its own signal and grace; the same again
   after a second kills them at once.
-- Whichever way the supervisor ends, kill -9 included, no child outlives it (on Linux).
+- Whichever way the supervisor ends, kill -9 included, no child outlives it (on Linux). What a
+  child started for itself in its process group is killed when the child ends, but for kill -9 of
+  the supervisor.
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""A backend: anything that turns a job into a token stream.
+
+Knows nothing about Redis, Celery or HTTP. The host (`worker/host.py`) runs it on a thread of its
+own and hands it jobs from others; the backend hands back deltas, in order for each job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from common.model_card import ModelCard
+from common.schemas import EngineTimings, JobClass, JobStatus, SamplingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BackendJob:
+    """A job to run.
+
+    Attributes:
+        sampling: `max_tokens` is set.
+        committed_ids: Tokens of an earlier attempt, to be continued and not sent again.
+        used_s: Seconds of execution of earlier attempts; they count toward the time limit.
+    """
+
+    job_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingSpec
+    job_class: JobClass
+    committed_ids: tuple[int, ...] = ()
+    used_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEnd:
+    """How a job ended in the backend.
+
+    Attributes:
+        status: A final status.
+        finish_reason: `stop`, `length`, `cancelled`, `timeout` or `error`.
+        tail: Text that was held back until the end.
+        error_type: Class name of the error that ended it, with a message safe to show.
+    """
+
+    status: JobStatus
+    finish_reason: str
+    tail: str = ""
+    timings: EngineTimings = field(default_factory=EngineTimings)
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New tokens of a job, its end, or both.
+
+    Attributes:
+        position: Index of the first new token among all that were generated.
+        texts: One for each id.
+        used_s: Seconds of execution so far, over all attempts.
+    """
+
+    job_id: str
+    position: int
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    used_s: float
+    end: BackendEnd | None = None
+
+
+Deliver = Callable[[Sequence[Delta]], None]
+
+
+class Backend(Protocol):
+    """What the host needs of a backend. Only `run` may block."""
+
+    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
+        """Load the model.
+
+        Args:
+            say: Takes a line of progress for a person to read.
+
+        Returns:
+            The card to publish, and the tokenizer file's content.
+
+        Raises:
+            ModelLoadError: It cannot be loaded; the message says why in one line.
+        """
+        ...
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        """Generate until `stop` is set. Every delta goes through `deliver`, on this thread."""
+        ...
+
+    def submit(self, job: BackendJob) -> None:
+        """Take a job; its deltas follow. Thread-safe."""
+        ...
+
+    def abort(self, job_id: str) -> None:
+        """End a job as cancelled at the next step; one that is unknown is ignored. Thread-safe."""
+        ...
+
+    def wake(self) -> None:
+        """Make `run` look at `stop` soon. Thread-safe."""
+        ...
+
+    @property
+    def step_s(self) -> float:
+        """Seconds for which the present step has been running; 0 between steps."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, such as `cpu` or `cuda:0`."""
+        ...
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes `used` and `total` of the GPU; None on a CPU."""
+        ...

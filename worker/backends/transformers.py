@@ -1,0 +1,196 @@
+"""The `transformers` backend: any Hugging Face causal LM, through our engine.
+
+Translates between the service's records and the engine's, and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from common.errors import DeadlineExceededError, EngineError, InvalidRequestError, ModelLoadError
+from common.fleet import tokenizer_sha256
+from common.model_card import ModelCard
+from common.model_catalog import CatalogEntry
+from common.schemas import JOB_CLASSES, EngineTimings, JobStatus, SamplingSpec
+from common.settings import Settings
+from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
+from worker.engine.engine import Engine
+from worker.engine.errors import ModelLoadError as EngineLoadError
+from worker.engine.loader import LoadedModel, load_model
+from worker.engine.sequence import FinishReason, Output, Request, SamplingParams, Timings
+
+IDLE_WAIT_S = 1.0
+ONE_THREAD_BELOW = 50_000_000
+"""Parameters below which a step is too short to share out: beside another busy process, waiting
+for the second thread at each layer made a tiny model 20 times slower."""
+
+_STATUS = {
+    FinishReason.STOP: JobStatus.COMPLETED,
+    FinishReason.LENGTH: JobStatus.COMPLETED,
+    FinishReason.CANCELLED: JobStatus.CANCELLED,
+    FinishReason.TIMEOUT: JobStatus.EXPIRED,
+    FinishReason.ERROR: JobStatus.FAILED,
+}
+
+
+class TransformersBackend:
+    """One model on one device. See `worker.backends.base.Backend` for the contract."""
+
+    def __init__(self, entry: CatalogEntry, settings: Settings) -> None:
+        self._entry = entry
+        self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
+        self._dtype = settings.dtype
+        self._max_batch_size = settings.max_batch_size
+        self._engine: Engine | None = None
+        self._step_began: float | None = None
+
+    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
+        """Load the weights and the tokenizer; see the contract."""
+        try:
+            loaded = load_model(
+                self._entry.source, device=self._device, dtype=self._dtype, progress=say
+            )
+        except EngineLoadError as error:
+            raise ModelLoadError(f"Model loading failed: {error}") from error
+        if self._device == "cpu" and loaded.model.num_parameters() < ONE_THREAD_BELOW:
+            torch.set_num_threads(1)
+        self._engine = Engine(loaded, max_batch_size=self._max_batch_size)
+        tokenizer_json = loaded.tokenizer.backend_tokenizer.to_str()
+        return _card(self._entry.model, loaded, tokenizer_json), tokenizer_json
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        """Step the engine while there is work; see the contract."""
+        engine = self._loaded
+        while not stop.is_set():
+            if not engine.has_work:
+                engine.wait(IDLE_WAIT_S)
+                continue
+            self._step_began = time.monotonic()
+            outputs = engine.step()
+            self._step_began = None
+            if outputs:
+                deliver([_delta(output) for output in outputs])
+
+    def submit(self, job: BackendJob) -> None:
+        """Take a job; see the contract."""
+        self._loaded.add(
+            Request(
+                request_id=job.job_id,
+                prompt_ids=job.prompt_ids,
+                params=_params(job.sampling),
+                priority=JOB_CLASSES.index(job.job_class),
+                time_limit_s=job.sampling.time_limit_s,
+                used_s=job.used_s,
+                committed_ids=job.committed_ids,
+            )
+        )
+
+    def abort(self, job_id: str) -> None:
+        """End a job at the next step; see the contract."""
+        self._loaded.abort(job_id, FinishReason.CANCELLED)
+
+    def wake(self) -> None:
+        """Make `run` look at its stop event; see the contract."""
+        # An abort of nobody is the engine's cheapest message.
+        self._loaded.abort("", FinishReason.CANCELLED)
+
+    @property
+    def step_s(self) -> float:
+        """How long the present step has been running; see the contract."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:0`."""
+        return self._device
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes of the GPU, used by anybody; see the contract."""
+        if self._device == "cpu":
+            return None
+        free, total = torch.cuda.mem_get_info(self._device)
+        return {"used": total - free, "total": total}
+
+    @property
+    def _loaded(self) -> Engine:
+        assert self._engine is not None, "load() comes first"
+        return self._engine
+
+
+def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
+    names = loaded.tokenizer.special_tokens_map
+    return ModelCard(
+        model=model,
+        revision=loaded.revision,
+        architecture=loaded.architecture,
+        format="safetensors",
+        context_length=loaded.context_length,
+        vocab_size=loaded.vocab_size,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        tokenizer_sha256=tokenizer_sha256(tokenizer_json),
+        chat_template=loaded.tokenizer.chat_template,
+        special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
+    )
+
+
+def _params(spec: SamplingSpec) -> SamplingParams:
+    assert spec.max_tokens is not None, "the task decides it before the backend sees the job"
+    return SamplingParams(
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        min_p=spec.min_p,
+        repetition_penalty=spec.repetition_penalty,
+        presence_penalty=spec.presence_penalty,
+        frequency_penalty=spec.frequency_penalty,
+        seed=spec.seed,
+        stop=spec.stop,
+        ignore_eos=spec.ignore_eos,
+        min_tokens=spec.min_tokens,
+    )
+
+
+def _delta(output: Output) -> Delta:
+    return Delta(
+        job_id=output.request_id,
+        position=output.position,
+        token_ids=output.token_ids,
+        texts=output.texts,
+        used_s=output.used_s,
+        end=None if output.finish_reason is None else _end(output, output.finish_reason),
+    )
+
+
+def _end(output: Output, reason: FinishReason) -> BackendEnd:
+    error_type, message = None, output.error
+    if reason is FinishReason.ERROR:
+        is_bad_request = output.error_code == "invalid_request"
+        error_type = (InvalidRequestError if is_bad_request else EngineError).__name__
+    elif reason is FinishReason.TIMEOUT:
+        error_type = DeadlineExceededError.__name__
+        message = f"The job ran for {output.used_s:.1f} s, which is over its time limit."
+    return BackendEnd(
+        status=_STATUS[reason],
+        finish_reason=reason.value,
+        tail=output.tail,
+        timings=_timings(output.timings),
+        error_type=error_type,
+        error_message=message,
+    )
+
+
+def _timings(timings: Timings | None) -> EngineTimings:
+    if timings is None:
+        return EngineTimings()
+    return EngineTimings(
+        prefill_s=round(timings.prefill_s, 6),
+        decode_s=round(timings.decode_s, 6),
+        batch_size=timings.batch_size,
+        cached_tokens=timings.cached_tokens,
+    )

@@ -1,0 +1,114 @@
+"""Everything of one worker that outlives a job: backend, publisher, heartbeat, reaper.
+
+The host loads the model, runs the backend on the engine's thread, and passes jobs in. Knows
+nothing about Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from common.errors import ModelLoadError, RedisUnavailableError
+from common.fleet import FleetWriter
+from common.prompt import PromptEncoder
+from worker.backends.base import Backend, BackendJob
+from worker.held_jobs import HeldJob, HeldJobs
+from worker.publisher import Publisher
+
+FIRST_RETRY_S = 5.0
+MAX_RETRY_S = 60.0
+REDIS_RETRY_S = 0.5
+EXIT_ENGINE_DIED = 70
+
+log = logging.getLogger(__name__)
+
+
+class EngineHost:
+    """Owns the engine's thread of one model.
+
+    Attributes:
+        encoder: Encodes prompts with the loaded model's own card; None until it is loaded.
+        load_error: Why the model cannot be loaded; None while it is loading or loaded.
+    """
+
+    def __init__(self, backend: Backend, held: HeldJobs) -> None:
+        self._backend = backend
+        self._held = held
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.encoder: PromptEncoder | None = None
+        self.load_error: ModelLoadError | None = None
+
+    def load(self, fleet: FleetWriter, on_error: Callable[[], None]) -> None:
+        """Load the model and publish its card; a failure is told and tried again, ever later.
+
+        Args:
+            fleet: Where the card goes.
+            on_error: Called at each failure, so that it is announced at once.
+        """
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                card, tokenizer_json = self._backend.load(log.info)
+                break
+            except ModelLoadError as error:
+                self.load_error = error
+                on_error()
+                log.error("%s; next attempt in %.0f s", error.message, retry_s)
+                self._stop.wait(retry_s)
+                retry_s = min(2 * retry_s, MAX_RETRY_S)
+        while True:
+            try:
+                fleet.publish_card(card, tokenizer_json)
+                break
+            except RedisUnavailableError:
+                self._stop.wait(REDIS_RETRY_S)
+        self.load_error = None
+        self.encoder = PromptEncoder(card, tokenizer_json)
+
+    def start(self, publisher: Publisher) -> None:
+        """Begin to generate."""
+        self._thread = threading.Thread(
+            target=self._run, args=(publisher,), name="engine", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Generate no more; jobs that run are left as they are."""
+        self._stop.set()
+        if self._thread is not None:
+            self._backend.wake()
+            self._thread.join()
+
+    def submit(self, job: HeldJob, max_tokens: int) -> None:
+        """Run a job; its output goes to the publisher.
+
+        Args:
+            job: Held, and not yet submitted.
+            max_tokens: Tokens to generate, checked against the context length.
+        """
+        record = job.claim.record
+        self._held.add(job)
+        self._backend.submit(
+            BackendJob(
+                job_id=job.job_id,
+                prompt_ids=job.prompt_ids,
+                sampling=record.sampling.with_max_tokens(max_tokens),
+                job_class=record.job_class,
+                committed_ids=job.committed_ids,
+                used_s=record.used_ms / 1000,
+            )
+        )
+
+    def _run(self, publisher: Publisher) -> None:
+        try:
+            self._backend.run(publisher.deliver, self._stop)
+        except Exception:
+            # The engine isolates what one request does to it, so this is a bug or a dead device.
+            # Its jobs go to another worker when their leases pass; the supervisor starts a new one.
+            log.critical("The engine died; this worker leaves", exc_info=True)
+            logging.shutdown()
+            os._exit(EXIT_ENGINE_DIED)

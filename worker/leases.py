@@ -1,0 +1,155 @@
+"""Two threads that keep jobs safe: the heartbeat of what this worker holds, and the reaper.
+
+The heartbeat renews the leases of the jobs that are really held, and only while the engine's
+present step has not been running for longer than `ENGINE_STALL_S`: the jobs of a hung engine go to
+another worker. While it waits for its next beat it listens for cancels. The reaper takes back jobs
+of workers that are gone; any number may run, on any host.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from common.cancellations import Cancellations
+from common.errors import ModelLoadError, RedisUnavailableError
+from common.fleet import WorkerInfo
+from common.job_store import Claims, Holding
+from worker.held_jobs import HeldJobs
+
+REAP_PERIOD_S = 2.0
+BEATS_PER_LEASE = 3
+RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Renews leases and passes on cancels.
+
+    Args:
+        describe: What the worker announces of itself now.
+        step_s: Seconds for which the engine's present step has been running.
+        abort: Called with the id of a job that was cancelled or lost.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        cancellations: Cancellations,
+        held: HeldJobs,
+        describe: Callable[[], WorkerInfo],
+        step_s: Callable[[], float],
+        abort: Callable[[str], None],
+        *,
+        lease_s: float,
+        engine_stall_s: float,
+    ) -> None:
+        self._claims = claims
+        self._cancellations = cancellations
+        self._held = held
+        self._describe = describe
+        self._step_s = step_s
+        self._abort = abort
+        self._period_s = lease_s / BEATS_PER_LEASE
+        self._engine_stall_s = engine_stall_s
+        self._is_hung = False
+        self._stop = threading.Event()
+        self._beat_now = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def beat_soon(self) -> None:
+        """Beat within a fraction of a second: something that is announced has changed."""
+        self._beat_now.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.beat()
+                self._listen(time.monotonic() + self._period_s)
+            except RedisUnavailableError:
+                self._stop.wait(RETRY_S)
+
+    def _listen(self, until: float) -> None:
+        # Short waits, so that a stop or an early beat is seen soon.
+        while time.monotonic() < until and not self._stop.is_set():
+            if self._beat_now.is_set():
+                self._beat_now.clear()
+                return
+            job_id = self._cancellations.wait(min(0.25, max(0.0, until - time.monotonic())))
+            if job_id is not None and self._held.get(job_id) is not None:
+                self._abort(job_id)
+
+    def beat(self) -> None:
+        """Announce the worker, renew what it holds, and act on what Redis answers.
+
+        Raises:
+            RedisUnavailableError: Redis is away.
+        """
+        pulse = self._claims.heartbeat(self._describe().pack(), self._holdings())
+        for job_id in pulse.lost:
+            job = self._held.get(job_id)
+            if job is not None and job.outcome is None:
+                self._held.drop(job, "lost")
+                self._abort(job_id)
+        for job_id in pulse.cancelled:
+            self._abort(job_id)
+
+    def _holdings(self) -> list[Holding]:
+        was_hung, self._is_hung = self._is_hung, self._step_s() > self._engine_stall_s
+        if self._is_hung and not was_hung:
+            log.error("The engine is hung; its jobs go to another worker")
+        return [] if self._is_hung else self._held.holdings()
+
+
+class Reaper:
+    """Takes back jobs whose lease has passed, every `REAP_PERIOD_S`.
+
+    Args:
+        load_error: Says why this worker cannot load its model, while that is so.
+    """
+
+    def __init__(
+        self, claims: Claims, model: str, load_error: Callable[[], ModelLoadError | None]
+    ) -> None:
+        self._claims = claims
+        self._model = model
+        self._load_error = load_error
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to reap."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Reap no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(REAP_PERIOD_S):
+            try:
+                self._reap()
+            except RedisUnavailableError:
+                continue
+
+    def _reap(self) -> None:
+        for job_id in self._claims.reap(REAP_PERIOD_S):
+            log.warning("Took back a job whose worker is gone", extra={"task_id": job_id})
+        error = self._load_error()
+        if error is not None:
+            failed = self._claims.fail_ready(self._model, error)
+            for job_id in failed:
+                log.error("Failed a job: %s", error.message, extra={"task_id": job_id})

@@ -1,0 +1,192 @@
+"""The worker process: load the model, then consume permits with Celery's threads pool.
+
+`python -m worker.main`, started by `worker.launcher` once for each device, with the settings in
+the environment. SIGTERM and SIGINT hand the running jobs back and leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+import warnings
+from types import FrameType
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Reject
+from celery.platforms import SecurityWarning
+from celery.signals import worker_shutting_down
+
+from common import __version__, keys, log
+from common.cancellations import Cancellations
+from common.connection import connect
+from common.errors import RedisUnavailableError, SettingsError
+from common.event_stream import EventWriter
+from common.fleet import FleetWriter, ModelState, ServedModel, WorkerInfo
+from common.job_store import Claims
+from common.model_catalog import ModelCatalog
+from common.permits import TASK_NAME
+from common.queue import create_celery
+from common.settings import Settings, load_settings
+from worker import kombu_guards
+from worker.backends.base import Backend
+from worker.held_jobs import HeldJobs
+from worker.host import EngineHost
+from worker.leases import Heartbeat, Reaper
+from worker.publisher import Publisher
+from worker.request_log import request_logger
+from worker.tasks import Draining, JobRunner
+
+logger = logging.getLogger("worker")
+
+
+class Worker:
+    """One process, one model, one device: puts the parts together and runs them."""
+
+    def __init__(self, settings: Settings, redis_url: str) -> None:
+        self._settings = settings
+        self._redis_url = redis_url
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._entry = ModelCatalog(settings).default
+        self._client = connect(redis_url)
+        self._claims = Claims(self._client, settings, self._worker_id)
+        events = EventWriter(self._client)
+        on_end = request_logger(log_prompts=settings.log_prompts)
+        self._held = HeldJobs()
+        self._backend = _create_backend(settings)
+        self._host = EngineHost(self._backend, self._held)
+        self._publisher = Publisher(self._held, events, self._claims, self._backend.abort, on_end)
+        self._heartbeat = Heartbeat(
+            self._claims,
+            Cancellations(connect(redis_url)),
+            self._held,
+            self._describe,
+            lambda: self._backend.step_s,
+            self._backend.abort,
+            lease_s=settings.lease_s,
+            engine_stall_s=settings.engine_stall_s,
+        )
+        self._reaper = Reaper(self._claims, self._entry.model, lambda: self._host.load_error)
+        self._runner = JobRunner(
+            self._entry.model,
+            self._host,
+            self._held,
+            self._claims,
+            events,
+            on_end,
+            default_max_tokens=settings.max_new_tokens,
+        )
+
+    def run(self) -> int:
+        """Serve until a signal comes; returns the exit status."""
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, _leave)
+        self._heartbeat.start()
+        self._reaper.start()
+        try:
+            self._host.load(FleetWriter(self._client), self._heartbeat.beat_soon)
+            self._publisher.start()
+            self._host.start(self._publisher)
+            self._heartbeat.beat_soon()
+            logger.info("Model %s is ready on %s", self._entry.model, self._backend.device)
+            return self._consume()
+        finally:
+            self._leave_quietly()
+
+    def _consume(self) -> int:
+        kombu_guards.install()
+        # Messages are JSON, which makes root harmless to Celery; containers run as another user.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        app = create_celery(self._redis_url)
+        _register_task(app, self._runner)
+        worker_shutting_down.connect(self._on_shutdown)
+        celery_worker = app.Worker(
+            hostname=f"baton@{self._worker_id}",
+            pool="threads",
+            concurrency=self._settings.max_batch_size,
+            queues=[keys.permits(self._entry.model)],
+            without_gossip=True,
+            without_mingle=True,
+            loglevel=self._settings.log_level,
+            quiet=True,
+        )
+        celery_worker.start()
+        return int(celery_worker.exitcode or 0)
+
+    def _on_shutdown(self, **_: Any) -> None:
+        # In a thread: a signal handler must not wait for locks that the main thread may hold.
+        threading.Thread(target=self._runner.drain, name="drain", daemon=True).start()
+
+    def _leave_quietly(self) -> None:
+        self._runner.drain()
+        self._host.stop()
+        self._heartbeat.stop()
+        self._reaper.stop()
+        try:
+            self._claims.leave()
+        except RedisUnavailableError:
+            logger.warning("Redis is away; this worker's announcement passes by itself")
+
+    def _describe(self) -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=self._worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            device=self._backend.device,
+            slots=self._settings.max_batch_size,
+            running=len(self._held),
+            models={self._entry.model: self._served()},
+            gpu_memory=self._backend.gpu_memory() if self._host.encoder else None,
+        )
+
+    def _served(self) -> ServedModel:
+        error = self._host.load_error
+        if error is not None:
+            return ServedModel("error", error.message)
+        state: ModelState = "ready" if self._host.encoder else "loading"
+        return ServedModel(state)
+
+
+def main() -> int:
+    """Run one worker process; returns its exit status."""
+    try:
+        settings = load_settings()
+        if settings.redis_url is None:
+            raise SettingsError(
+                "REDIS_URL is not set. Example: REDIS_URL=redis://:password@127.0.0.1:6379/0"
+            )
+    except SettingsError as error:
+        sys.stderr.write(f"baton: wrong setting\n{error.message}\n")
+        return 2
+    log.configure(settings, "worker")
+    return Worker(settings, settings.redis_url).run()
+
+
+def _create_backend(settings: Settings) -> Backend:
+    # Imported here: the import of torch takes seconds, and bad settings are told before it.
+    from worker.backends.transformers import TransformersBackend
+
+    return TransformersBackend(ModelCatalog(settings).default, settings)
+
+
+def _register_task(app: Celery, runner: JobRunner) -> None:
+    @app.task(name=TASK_NAME, bind=True)  # type: ignore[untyped-decorator]
+    def run(task: Task) -> None:
+        try:
+            runner.run_next()
+        except Draining:
+            raise Reject("this worker is leaving", requeue=True) from None
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,164 @@
+"""The one thread that writes output to Redis: one pipelined write for all jobs at a time.
+
+A job's first token and its end go out at once; other tokens wait until the last write is
+`COALESCE_S` old. When Redis is away the output stays in the held jobs, generation goes on, and
+what is missing is sent when Redis is back: appends are accepted by position only, so nothing is
+lost or doubled.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from common.errors import RedisUnavailableError
+from common.event_stream import Append, Appended, EventWriter
+from common.job_store import Claims, FencedError
+from common.schemas import JobRecord, Outcome
+from worker.backends.base import Delta
+from worker.held_jobs import HeldJob, HeldJobs
+
+COALESCE_S = 0.025
+RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Sends what the engine delivers.
+
+    Args:
+        abort: Called with the id of a job that Redis takes no more from, or that was cancelled.
+        on_end: Called once for each job that this worker has ended.
+    """
+
+    def __init__(
+        self,
+        held: HeldJobs,
+        events: EventWriter,
+        claims: Claims,
+        abort: Callable[[str], None],
+        on_end: Callable[[JobRecord, Outcome], None],
+    ) -> None:
+        self._held = held
+        self._events = events
+        self._claims = claims
+        self._abort = abort
+        self._on_end = on_end
+        self._changed = threading.Condition()
+        self._dirty: dict[str, HeldJob] = {}
+        self._is_urgent = False
+        self._stopping = False
+        self._last_write = 0.0
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, then end the thread. Output that Redis refuses is left behind."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def deliver(self, deltas: Sequence[Delta]) -> None:
+        """Take new output from the engine's thread. Never blocks on Redis."""
+        with self._changed:
+            for delta in deltas:
+                job = self._held.get(delta.job_id)
+                if job is None:
+                    continue
+                job.add(delta)
+                self._dirty[job.job_id] = job
+                self._is_urgent |= job.outcome is not None or not job.has_sent_tokens
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            jobs = self._take()
+            try:
+                self._write(jobs)
+            except RedisUnavailableError:
+                self._put_back(jobs)
+                log.warning("Redis is away; output is kept and sent later")
+                with self._changed:
+                    if self._stopping:
+                        return
+                    self._changed.wait(RETRY_S)
+
+    def _wait_for_work(self) -> bool:
+        """Block until it is time to write; False when there is nothing left and it should stop."""
+        with self._changed:
+            while not self._dirty:
+                if self._stopping:
+                    return False
+                self._changed.wait()
+            due = self._last_write + COALESCE_S
+            while not (self._is_urgent or self._stopping) and time.monotonic() < due:
+                self._changed.wait(due - time.monotonic())
+            self._last_write = time.monotonic()
+            return True
+
+    def _take(self) -> list[HeldJob]:
+        with self._changed:
+            jobs, self._dirty, self._is_urgent = list(self._dirty.values()), {}, False
+            return jobs
+
+    def _put_back(self, jobs: Sequence[HeldJob]) -> None:
+        with self._changed:
+            for job in jobs:
+                if not job.done.is_set():
+                    self._dirty.setdefault(job.job_id, job)
+
+    def _write(self, jobs: Sequence[HeldJob]) -> None:
+        batch = self._unsent(jobs)
+        if batch:
+            answers = self._events.append([append for _, append in batch])
+            for (job, _), answer in zip(batch, answers, strict=True):
+                self._settle(job, answer)
+        for job in jobs:
+            if job.outcome is not None and not job.done.is_set():
+                self._end(job, job.outcome)
+
+    def _unsent(self, jobs: Sequence[HeldJob]) -> list[tuple[HeldJob, Append]]:
+        with self._changed:
+            found = [(job, job.unsent) for job in jobs if not job.done.is_set()]
+            return [
+                (job, Append(job.job_id, job.claim.nonce, event, job.used_ms))
+                for job, event in found
+                if event is not None
+            ]
+
+    def _settle(self, job: HeldJob, answer: Appended) -> None:
+        if answer.fenced:
+            self._lose(job)
+            return
+        with self._changed:
+            job.mark_committed(answer.committed)
+            if job.unsent is not None:
+                self._dirty[job.job_id] = job
+        if answer.cancelled:
+            self._abort(job.job_id)
+
+    def _end(self, job: HeldJob, outcome: Outcome) -> None:
+        try:
+            missing_from = self._claims.finish(job.job_id, job.claim.nonce, outcome, job.used_ms)
+        except FencedError:
+            self._lose(job)
+            return
+        if missing_from is not None:
+            with self._changed:
+                job.mark_committed(missing_from)
+                self._dirty[job.job_id] = job
+            return
+        self._held.drop(job, "ended")
+        self._on_end(job.claim.record, outcome)
+
+    def _lose(self, job: HeldJob) -> None:
+        log.warning("The job is no longer this worker's", extra={"task_id": job.job_id})
+        self._held.drop(job, "lost")
+        self._abort(job.job_id)

@@ -1,0 +1,146 @@
+"""One permit, one job: claim it, hand it to the engine, wait for its end.
+
+The thread of a task sleeps while its job runs: it is woken at the end only, never per token.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+from common.errors import InvalidRequestError, RedisUnavailableError
+from common.event_stream import EventWriter
+from common.job_store import Claim, Claims, FencedError
+from common.log import log_context
+from common.prompt import PromptEncoder, fit
+from common.schemas import JobRecord, JobStatus, Outcome, Prompt
+from worker.held_jobs import HeldJob, HeldJobs
+from worker.host import EngineHost
+
+REDIS_RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Draining(Exception):
+    """This worker takes no more jobs; the permit belongs to another one."""
+
+
+class JobRunner:
+    """Runs jobs for the tasks of one worker. Thread-safe.
+
+    Args:
+        on_end: Called for each job that is ended here, without the engine.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        host: EngineHost,
+        held: HeldJobs,
+        claims: Claims,
+        events: EventWriter,
+        on_end: Callable[[JobRecord, Outcome], None],
+        *,
+        default_max_tokens: int,
+    ) -> None:
+        self._model = model
+        self._host = host
+        self._held = held
+        self._claims = claims
+        self._events = events
+        self._on_end = on_end
+        self._default_max_tokens = default_max_tokens
+        self._draining = threading.Event()
+
+    def run_next(self) -> None:
+        """Spend a permit: run the next job, and more while the broker has no permit left.
+
+        Raises:
+            Draining: The worker is leaving.
+        """
+        while True:
+            if self._draining.is_set():
+                raise Draining
+            claim = self._claim()
+            if claim is None:
+                return
+            with log_context(task_id=claim.record.job_id, request_id=claim.record.request_id):
+                self._run(claim)
+            if self._patiently(lambda: self._claims.num_permits(self._model)) > 0:
+                return
+
+    def drain(self) -> None:
+        """Take no more jobs and hand back those that run: they go on elsewhere, where they are."""
+        self._draining.set()
+        for job in self._held.all():
+            try:
+                self._claims.release(job.job_id, job.claim.nonce)
+            except RedisUnavailableError:
+                log.warning(
+                    "Could not hand back a job; its lease will", extra={"task_id": job.job_id}
+                )
+            self._held.drop(job, "released")
+
+    def _claim(self) -> Claim | None:
+        nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
+        return self._patiently(lambda: self._claims.claim([self._model], nonce))
+
+    def _run(self, claim: Claim) -> None:
+        record = claim.record
+        try:
+            prompt_ids, max_tokens = self._prepare(record)
+        except InvalidRequestError as error:
+            self._refuse(claim, error)
+            return
+        committed = []
+        if record.last_eid > 0:
+            committed = self._patiently(lambda: self._events.committed(record.job_id))
+            log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
+        job = HeldJob(claim, prompt_ids, committed)
+        self._host.submit(job, max_tokens)
+        job.done.wait()
+
+    def _prepare(self, record: JobRecord) -> tuple[tuple[int, ...], int]:
+        """The prompt's ids and the tokens to generate.
+
+        Raises:
+            InvalidRequestError: The prompt, which no gateway could check, cannot be run.
+        """
+        encoder = self._encoder
+        prompt_ids = record.prompt_ids
+        if prompt_ids is None:
+            prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
+        wanted = record.sampling.max_tokens
+        return prompt_ids, fit(encoder.card, len(prompt_ids), wanted, self._default_max_tokens)
+
+    def _refuse(self, claim: Claim, error: InvalidRequestError) -> None:
+        outcome = Outcome(
+            JobStatus.FAILED, error_type=type(error).__name__, error_message=error.message
+        )
+        job_id, nonce = claim.record.job_id, claim.nonce
+        try:
+            self._patiently(lambda: self._claims.finish(job_id, nonce, outcome, 0))
+        except FencedError:
+            return
+        self._on_end(claim.record, outcome)
+
+    @property
+    def _encoder(self) -> PromptEncoder:
+        encoder = self._host.encoder
+        assert encoder is not None, "permits are taken only once the model is loaded"
+        return encoder
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Repeat a call while Redis is away: every one is safe to repeat."""
+        while True:
+            try:
+                return call()
+            except RedisUnavailableError:
+                if self._draining.wait(REDIS_RETRY_S):
+                    raise Draining from None
