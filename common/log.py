@@ -116,6 +116,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _file(path: Path, formatter: logging.Formatter, level: int = logging.NOTSET) -> logging.Handler:
+    path.touch()  # an empty error log says more than none
     handler = ConcurrentRotatingFileHandler(
         str(path), maxBytes=MAX_FILE_BYTES, backupCount=NUM_OLD_FILES, encoding="utf-8"
     )

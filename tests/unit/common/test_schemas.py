@@ -1,0 +1,90 @@
+"""What is packed into Redis comes out as it went in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.schemas import (
+    ChoiceResult,
+    EngineTimings,
+    JobRecord,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    Prompt,
+    SamplingSpec,
+    TokenEvent,
+    unpack_event,
+)
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+IDS = st.lists(st.integers(0, 300_000), max_size=5).map(tuple)
+SAMPLING = st.builds(
+    SamplingSpec,
+    max_tokens=st.none() | st.integers(1, 10**6),
+    time_limit_s=st.floats(0.1, 1e6),
+    seed=st.integers(0, 2**63 - 1),
+    temperature=st.floats(0, 2),
+    top_k=st.integers(0, 1000),
+    stop=st.lists(TEXT, max_size=3).map(tuple),
+    ignore_eos=st.booleans(),
+)
+
+
+@given(SAMPLING)
+def test_sampling_parameters_come_back_whole(sampling: SamplingSpec) -> None:
+    assert SamplingSpec.unpack(sampling.pack()) == sampling
+
+
+def test_sampling_parameters_at_their_defaults_take_no_room() -> None:
+    assert SamplingSpec(5, 60, 1).pack() == '{"max_tokens":5,"time_limit_s":60,"seed":1}'
+
+
+@given(st.builds(Prompt, text=st.none() | TEXT, raw=st.booleans()))
+def test_prompts_come_back_whole(prompt: Prompt) -> None:
+    assert Prompt.unpack(prompt.pack()) == prompt
+
+
+def test_messages_come_back_whole() -> None:
+    prompt = Prompt(messages=({"role": "user", "content": "é\n"},))
+    assert Prompt.unpack(prompt.pack()) == prompt
+
+
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(0, 10**6), TEXT), max_size=5))
+def test_token_events_come_back_whole(position: int, tokens: list[tuple[int, str]]) -> None:
+    event = TokenEvent(position, tuple(i for i, _ in tokens), tuple(t for _, t in tokens))
+    assert unpack_event(event.pack()) == event
+
+
+@given(SAMPLING, IDS, TEXT, st.none() | st.dictionaries(TEXT, TEXT, max_size=3))
+def test_a_record_holds_all_that_was_submitted(
+    sampling: SamplingSpec, ids: tuple[int, ...], user: str, metadata: dict[str, str] | None
+) -> None:
+    spec = JobSpec(
+        *("job", "key", "model", "high"),
+        sampling,
+        *("token", "request"),
+        prompt_ids=ids,
+        user_id=user,
+        metadata=metadata,
+    )
+    added = {"status": "queued", "created_ms": "5", "attempts": "0", "eid": "0", "tag": "1"}
+    record = JobRecord.from_fields("job", spec.to_fields() | added)
+    assert (record.sampling, record.prompt_ids, record.user_id) == (sampling, ids, user)
+    assert (record.metadata, record.prompt_tokens) == (metadata, len(ids))
+
+
+def test_a_record_holds_all_of_an_outcome() -> None:
+    choice = ChoiceResult("text", (1, 2), "stop")
+    timings = EngineTimings(0.1, 0.2, 3, 4)
+    outcome = Outcome(JobStatus.FAILED, (choice,), ("",), 7, timings, "EngineError", "why")
+    spec = JobSpec("job", "key", "m", "low", SamplingSpec(5, 60, 1), "token", "request")
+    added = {"status": "failed", "created_ms": "5", "attempts": "1", "eid": "9"}
+    record = JobRecord.from_fields("job", spec.to_fields() | added | outcome.to_fields())
+    assert (record.choices, record.timings, record.prompt_tokens) == ((choice,), timings, 7)
+    assert (record.error_type, record.error_message) == ("EngineError", "why")
+
+
+def test_only_the_last_four_states_are_final() -> None:
+    assert [s for s in JobStatus if not s.is_final] == ["queued", "processing"]
