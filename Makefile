@@ -1,0 +1,48 @@
+# Every command of the project. The two that a fresh clone needs: `make up` and `make test`.
+PYTHON ?= python3
+# With the registry's options where another build is wanted, as in TORCH="torch==2.13.0 --index-url ...".
+TORCH ?= torch==2.13.0
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help up test test-all check bench stack-test model clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+up: .venv/.up ## install what is needed and run everything; ARGS="--port 8001" for flags
+	@exec $(BIN)/baton up $(ARGS)
+
+test: check ## checks and the fast tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: check ## checks and all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev ## format, lint, types and import contracts
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: .venv/.dev ## measure, and write bench/RESULTS.md
+	$(BIN)/python -m bench.run $(ARGS)
+
+stack-test: ## build and try the container stack; skipped where there is no container engine
+	bash deploy/stack_test.sh
+
+model: .venv/.dev ## train the bundled model again
+	$(BIN)/python -m models.recipe.train $(ARGS)
+
+clean: ## remove the environment and every cache; data/ and logs/ stay
+	rm -rf .venv build dist *.egg-info .*_cache .hypothesis .coverage
+
+# Stamps: an installation is made once, and again when pyproject.toml has changed.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Baton needs Python 3.11 or newer, and %s is %d.%d. Example: make up PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
+	$(PYTHON) -m venv .venv && touch $@
+
+.venv/.up: .venv/.made pyproject.toml
+	$(PIP) $(TORCH) && $(PIP) -e '.[up]' && touch $@
+
+.venv/.dev: .venv/.made pyproject.toml
+	$(PIP) $(TORCH) && $(PIP) -e '.[dev]' && touch .venv/.up $@

@@ -1,0 +1,134 @@
+"""The real process tree when something of it dies, or cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.service import ROOT, Service
+
+StartService = Callable[..., Service]
+STORY: dict[str, Any] = {"max_tokens": 200, "seed": 11, "ignore_eos": True, "raw": True}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def text_of(events: list[tuple[str | None, Any]]) -> str:
+    return "".join(data.get("token") or "" for _, data in events)
+
+
+def test_ctrl_c_ends_every_process_and_succeeds(start_service: StartService) -> None:
+    service = start_service()
+    service.wait_until_ready()
+    pids = service.all_pids()
+    assert len(pids) >= 4  # redis, launcher, worker, gateway
+    assert service.stop() == 0
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
+def test_a_stream_goes_on_where_it_was_when_the_worker_is_killed(
+    start_service: StartService,
+) -> None:
+    service = start_service(LEASE_S=2)
+    service.wait_until_ready()
+    expected = service.result(service.submit(**STORY))
+    task_id = service.submit(**STORY)
+    events = []
+    for event in service.events(task_id):
+        events.append(event)
+        if len(events) == 4:
+            [worker] = service.pids("worker.main")
+            os.kill(worker, signal.SIGKILL)
+    assert events[-1][1]["status"] == "completed"
+    assert text_of(events) == expected["result"]
+    ids = [int(i) for i, _ in events if i is not None]
+    assert ids == sorted(set(ids))
+
+
+def test_a_job_survives_that_everything_is_stopped_and_started_again(
+    start_service: StartService,
+) -> None:
+    service = start_service()
+    service.wait_until_ready()
+    expected = service.result(service.submit(**STORY))
+    task_id = service.submit(**STORY)
+    before = []
+    for event in service.events(task_id):
+        before.append(event)
+        if len(before) == 4:
+            service.process.send_signal(signal.SIGINT)
+    assert service.stop() == 0
+
+    service.start()
+    service.wait_until_ready()
+    last = max(int(i) for i, _ in before if i is not None)
+    after = list(service.events(task_id, after=last))
+    assert text_of(before) + text_of(after) == expected["result"]
+
+
+def test_redis_is_restarted_with_what_it_had(start_service: StartService) -> None:
+    service = start_service()
+    service.wait_until_ready()
+    task_id = service.submit(max_tokens=5)
+    before = service.result(task_id)
+    [redis] = service.pids("redis-server")
+    os.kill(redis, signal.SIGKILL)
+    service.wait_for("restart")
+    transport = httpx.HTTPTransport(retries=3)
+    with service.http(transport=transport) as http:
+        while (answer := http.get(f"/result/{task_id}")).status_code == 503:
+            assert answer.headers["Retry-After"]
+        assert answer.json() == before
+    assert service.result(service.submit(max_tokens=5))["status"] == "completed"
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    (tmp_path / "no-model").mkdir()
+    service = start_service(MODEL_NAME=tmp_path / "no-model")
+    service.wait_for("cannot be loaded")
+    with service.http() as http:
+        health = http.get("/health").json()
+        assert (health["state"], health["model_loaded"]) == ("error", False)
+        assert http.get("/ready").status_code == 503
+    result = service.result(service.submit(max_tokens=5))
+    assert (result["status"], result["error_type"]) == ("error", "ModelLoadError")
+    assert result["error_message"].startswith("Model loading failed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"TEMPERATURE": "hot"}, "TEMPERATURE=hot"),
+        ({"HOST": "0.0.0.0"}, "Example: API_KEYS="),
+        ({"PORT": "0"}, "PORT=0"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_its_name_and_an_example(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "up"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Example: " in done.stderr

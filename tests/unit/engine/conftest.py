@@ -1,0 +1,241 @@
+"""Tiny random models, a trained tokenizer, and engines whose books are checked at teardown."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto import AutoModelForCausalLM
+
+from worker.engine.engine import Engine
+from worker.engine.loader import LoadedModel, describe
+from worker.engine.sequence import FinishReason, Output, Request, SamplingParams, Timings
+
+CONTEXT = 160
+CORPUS = ["the quick brown fox jumps over the lazy dog " * 3, "grüße, 世界 and 🙂 emoji " * 3]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", model_max_length=CONTEXT
+    )
+
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": CONTEXT,
+    # Far from flat, so that the best two tokens are seldom close to a tie.
+    "initializer_range": 0.6,
+}
+_CONFIGS: dict[str, Callable[..., Any]] = {
+    "llama": lambda **ids: LlamaConfig(**_SIZES, **ids),
+    "qwen2": lambda **ids: Qwen2Config(**_SIZES, **ids),
+    "qwen3": lambda **ids: Qwen3Config(**_SIZES, **ids),
+    "mistral": lambda **ids: MistralConfig(**_SIZES, sliding_window=8, **ids),
+    "gemma2": lambda **ids: Gemma2Config(
+        **_SIZES, sliding_window=8, query_pre_attn_scalar=8, attn_logit_softcapping=5.0, **ids
+    ),
+    "bloom": lambda **ids: BloomConfig(
+        hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5, **ids
+    ),
+    "gpt2": lambda **ids: GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=0.4, **ids
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def model_of(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LoadedModel]:
+    """Build, once a session, the random model of a family."""
+    built: dict[str, LoadedModel] = {}
+
+    def build(family: str) -> LoadedModel:
+        if family not in built:
+            torch.manual_seed(11)
+            config = _CONFIGS[family](
+                vocab_size=len(tokenizer),
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            model = AutoModelForCausalLM.from_config(config).eval()
+            built[family] = describe(model, tokenizer, "test")
+        return built[family]
+
+    return build
+
+
+@pytest.fixture
+def llama(model_of: Callable[[str], LoadedModel]) -> LoadedModel:
+    return model_of("llama")
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_engine(clock: Clock) -> Iterator[Callable[..., Engine]]:
+    """Build engines on the test's clock; their books are checked at the end."""
+    engines: list[Engine] = []
+
+    def make(loaded: LoadedModel, *, max_batch_size: int = 4, **extra: Any) -> Engine:
+        engines.append(Engine(loaded, max_batch_size=max_batch_size, clock=clock, **extra))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.check_integrity()
+
+
+@dataclass
+class Answer:
+    """All outputs of one sequence, put together as a caller would."""
+
+    outputs: list[Output] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return [token_id for output in self.outputs for token_id in output.token_ids]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for output in self.outputs for text in output.texts]
+
+    @property
+    def tail(self) -> str:
+        return "".join(output.tail for output in self.outputs)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts) + self.tail
+
+    @property
+    def last(self) -> Output:
+        return self.outputs[-1]
+
+    @property
+    def reason(self) -> FinishReason | None:
+        return self.last.finish_reason
+
+    @property
+    def timings(self) -> Timings:
+        assert self.last.timings is not None
+        return self.last.timings
+
+
+class Drive:
+    """Step an engine and sort its outputs by request and choice."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.answers: dict[tuple[str, int], Answer] = {}
+
+    def __getitem__(self, request_id: str) -> Answer:
+        return self.answers[request_id, 0]
+
+    def add(self, *requests: Request) -> "Drive":
+        for request in requests:
+            self.engine.add(request)
+        return self
+
+    def step(self, times: int = 1) -> list[Output]:
+        outputs: list[Output] = []
+        for _ in range(times):
+            outputs = self.engine.step()
+            self.engine.check_integrity()
+            for output in outputs:
+                name = (output.request_id, output.choice)
+                answer = self.answers.setdefault(name, Answer())
+                assert not answer.outputs or answer.reason is None, "an output after the last"
+                answer.outputs.append(output)
+        return outputs
+
+    def finish(self) -> "Drive":
+        while self.engine.has_work:
+            self.step()
+        return self
+
+
+@pytest.fixture
+def drive(make_engine: Callable[..., Engine]) -> Callable[..., Drive]:
+    """Build an engine and something that steps it."""
+    return lambda loaded, **extra: Drive(make_engine(loaded, **extra))
+
+
+@pytest.fixture
+def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Request]:
+    """Build a request from a text or ids; sampling parameters may be mixed in."""
+    in_request = {"priority", "time_limit_s", "used_s", "committed_ids", "choice"}
+
+    def build(request_id: str, prompt: str | list[int], **extra: Any) -> Request:
+        outer = {name: value for name, value in extra.items() if name in in_request}
+        inner = {name: value for name, value in extra.items() if name not in in_request}
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        params = SamplingParams(**{"max_tokens": 12, "temperature": 0.0} | inner)
+        return Request(request_id, tuple(ids), params, **outer)
+
+    return build
+
+
+@pytest.fixture
+def generate() -> Callable[..., list[int]]:
+    """Return what transformers' own greedy `generate` adds to a prompt."""
+
+    def run(loaded: LoadedModel, request: Request, **options: Any) -> list[int]:
+        prompt = torch.tensor([request.prompt_ids])
+        model: Any = loaded.model
+        output = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=request.params.max_tokens,
+            do_sample=False,
+            **options,
+        )
+        return list(output[0, prompt.shape[1] :].tolist())
+
+    return run

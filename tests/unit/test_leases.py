@@ -1,0 +1,88 @@
+"""What a heartbeat says of the jobs that a worker holds, and what it does with the answer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from common.fleet import WorkerInfo
+from common.job_store import Claim, Claims, Holding, Pulse
+from common.schemas import JobRecord, JobStatus, SamplingSpec
+from worker.backends.base import BackendEnd, Delta
+from worker.held_jobs import HeldJob, HeldJobs
+from worker.leases import Heartbeat
+
+STALL_S = 30.0
+
+
+class FakeClaims:
+    """Answers every heartbeat with the given pulse."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.held: list[list[Holding]] = []
+
+    def heartbeat(self, announcement: str, held: list[Holding]) -> Pulse:
+        self.held.append(list(held))
+        return self.pulse
+
+
+def held_job(job_id: str) -> HeldJob:
+    record = JobRecord(
+        *(job_id, JobStatus.PROCESSING, "key", "m", "normal"),
+        SamplingSpec(5, 60, 1),
+        *("token", "request", 0, 1, 0, 0, 250),
+    )
+    return HeldJob(Claim(record, f"nonce-{job_id}"), (1,), [])
+
+
+def beat(pulse: Pulse, step_s: float = 0.0, end: str | None = None) -> tuple[Any, ...]:
+    """One beat of a worker that holds the jobs `a` and `b`; `end` names one that has its outcome."""
+    claims, held, aborted = FakeClaims(pulse), HeldJobs(), []
+    jobs = {name: held_job(name) for name in ("a", "b")}
+    for job in jobs.values():
+        held.add(job)
+    if end is not None:
+        jobs[end].add(Delta(end, 0, (), (), 0.25, BackendEnd(JobStatus.COMPLETED, "stop")))
+    heartbeat = Heartbeat(
+        cast(Claims, claims),
+        cast(Any, None),
+        held,
+        lambda: WorkerInfo("w", "h", 1, "0", "cpu", 8, 2),
+        lambda: step_s,
+        aborted.append,
+        lease_s=15,
+        engine_stall_s=STALL_S,
+    )
+    heartbeat.beat()
+    return claims.held[0], jobs, aborted
+
+
+def test_every_held_job_is_renewed_with_its_nonce_and_its_time() -> None:
+    held, _, _ = beat(Pulse((), ()))
+    assert held == [Holding("a", "nonce-a", 250), Holding("b", "nonce-b", 250)]
+
+
+@pytest.mark.parametrize(("step_s", "renewed"), [(STALL_S, 2), (STALL_S + 1, 0)])
+def test_the_jobs_of_a_hung_engine_are_not_renewed(step_s: float, renewed: int) -> None:
+    held, _, _ = beat(Pulse((), ()), step_s)
+    assert len(held) == renewed
+
+
+def test_a_lost_job_is_let_go_and_aborted() -> None:
+    _, jobs, aborted = beat(Pulse(("a",), ()))
+    assert (jobs["a"].fate, jobs["b"].fate) == ("lost", None)
+    assert aborted == ["a"]
+
+
+def test_a_job_whose_end_is_on_its_way_to_redis_is_not_lost() -> None:
+    _, jobs, aborted = beat(Pulse(("a",), ()), end="a")
+    assert jobs["a"].fate is None
+    assert aborted == []
+
+
+def test_a_cancelled_job_is_aborted_and_held_until_its_end() -> None:
+    _, jobs, aborted = beat(Pulse((), ("b",)))
+    assert aborted == ["b"]
+    assert jobs["b"].fate is None
