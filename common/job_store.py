@@ -168,7 +168,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Redis's answer to a heartbeat: jobs that are no longer the worker's, and jobs to cancel."""
+    """Redis's answer to a heartbeat: nonces of claims that hold no more, and of those to cancel."""
 
     lost: tuple[str, ...]
     cancelled: tuple[str, ...]

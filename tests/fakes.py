@@ -70,12 +70,12 @@ class FakeBackend:
             deliver(self._commands.get()())
 
     def submit(self, job: BackendJob) -> None:
-        self._jobs[job.job_id] = (job, len(job.committed_ids))
+        self._jobs[job.run_id] = (job, len(job.committed_ids))
         self.submitted.put(job)
 
-    def abort(self, job_id: str) -> None:
-        self.aborted.put(job_id)
-        self._commands.put(lambda: self._cancel(job_id))
+    def abort(self, run_id: str) -> None:
+        self.aborted.put(run_id)
+        self._commands.put(lambda: self._cancel(run_id))
 
     def wake(self) -> None:
         self._commands.put(list)
@@ -88,17 +88,17 @@ class FakeBackend:
         for _ in range(tokens):
             self._commands.put(lambda: [self._next(i) for i in list(self._jobs)])
 
-    def _next(self, job_id: str) -> Delta:
-        job, position = self._jobs.pop(job_id)
+    def _next(self, run_id: str) -> Delta:
+        job, position = self._jobs.pop(run_id)
         is_last = position + 1 == job.sampling.max_tokens
         if not is_last:
-            self._jobs[job_id] = (job, position + 1)
+            self._jobs[run_id] = (job, position + 1)
         end = BackendEnd(JobStatus.COMPLETED, "length", tail="end") if is_last else None
-        return Delta(job_id, position, (position,), (f"{position} ",), 0.5, end)
+        return Delta(run_id, position, (position,), (f"{position} ",), 0.5, end)
 
-    def _cancel(self, job_id: str) -> list[Delta]:
-        if job_id not in self._jobs:
+    def _cancel(self, run_id: str) -> list[Delta]:
+        if run_id not in self._jobs:
             return []
-        _, position = self._jobs.pop(job_id)
+        _, position = self._jobs.pop(run_id)
         end = BackendEnd(JobStatus.CANCELLED, "cancelled")
-        return [Delta(job_id, position, (), (), 0.5, end)]
+        return [Delta(run_id, position, (), (), 0.5, end)]

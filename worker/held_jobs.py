@@ -47,6 +47,11 @@ class HeldJob:
         return self.claim.record.job_id
 
     @property
+    def run_id(self) -> str:
+        """Names this claim of the job: the nonce."""
+        return self.claim.nonce
+
+    @property
     def committed_ids(self) -> tuple[int, ...]:
         """Tokens that Redis has."""
         return tuple(self._token_ids[: self._num_committed])
@@ -98,7 +103,11 @@ class HeldJob:
 
 
 class HeldJobs:
-    """All of them, by id. Thread-safe."""
+    """All of them, by the claim's run id. Thread-safe.
+
+    A job can be here twice for a moment: once by a claim that was lost without this worker knowing
+    it yet, and once by a new one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -110,12 +119,16 @@ class HeldJobs:
     def add(self, job: HeldJob) -> None:
         """Hold a job from now on."""
         with self._lock:
-            self._jobs[job.job_id] = job
+            self._jobs[job.run_id] = job
 
-    def get(self, job_id: str) -> HeldJob | None:
+    def get(self, run_id: str) -> HeldJob | None:
         """A held job, or None."""
         with self._lock:
-            return self._jobs.get(job_id)
+            return self._jobs.get(run_id)
+
+    def claims_of(self, job_id: str) -> list[HeldJob]:
+        """Every claim of a job that is held."""
+        return [job for job in self.all() if job.job_id == job_id]
 
     def all(self) -> list[HeldJob]:
         """Every held job."""
@@ -129,7 +142,7 @@ class HeldJobs:
     def drop(self, job: HeldJob, fate: Fate) -> None:
         """Hold the job no longer, and wake its task. A second time it does nothing."""
         with self._lock:
-            if self._jobs.get(job.job_id) is not job:
+            if self._jobs.get(job.run_id) is not job:
                 return
-            del self._jobs[job.job_id]
+            del self._jobs[job.run_id]
         job.close(fate)

@@ -94,7 +94,7 @@ class EngineHost:
         self._held.add(job)
         self._backend.submit(
             BackendJob(
-                job_id=job.job_id,
+                run_id=job.run_id,
                 prompt_ids=job.prompt_ids,
                 sampling=record.sampling.with_max_tokens(max_tokens),
                 job_class=record.job_class,

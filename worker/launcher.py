@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
+from common import log
 from common.errors import SettingsError
 from common.settings import Settings, environment_of
 from common.supervisor import Child, Supervisor, module_environment
@@ -26,6 +27,7 @@ def run(settings: Settings) -> int:
         SettingsError: DEVICE names a GPU that is not there.
     """
     devices = choose_devices(settings.device, os.environ, list_gpus)
+    log.configure(settings, "launcher")
     children = [
         worker_child(f"worker-{number}", device, settings) for number, device in enumerate(devices)
     ]

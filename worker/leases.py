@@ -32,7 +32,7 @@ class Heartbeat:
     Args:
         describe: What the worker announces of itself now.
         step_s: Seconds for which the engine's present step has been running.
-        abort: Called with the id of a job that was cancelled or lost.
+        abort: Called with the id of a run that was cancelled or lost.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Heartbeat:
                 self._beat_now.clear()
                 return
             job_id = self._cancellations.wait(min(0.25, max(0.0, until - time.monotonic())))
-            if job_id is not None and self._held.get(job_id) is not None:
-                self._abort(job_id)
+            for job in self._held.claims_of(job_id) if job_id is not None else ():
+                self._abort(job.run_id)
 
     def beat(self) -> None:
         """Announce the worker, renew what it holds, and act on what Redis answers.
@@ -98,13 +98,13 @@ class Heartbeat:
             RedisUnavailableError: Redis is away.
         """
         pulse = self._claims.heartbeat(self._describe().pack(), self._holdings())
-        for job_id in pulse.lost:
-            job = self._held.get(job_id)
+        for run_id in pulse.lost:
+            job = self._held.get(run_id)
             if job is not None and job.outcome is None:
                 self._held.drop(job, "lost")
-                self._abort(job_id)
-        for job_id in pulse.cancelled:
-            self._abort(job_id)
+                self._abort(run_id)
+        for run_id in pulse.cancelled:
+            self._abort(run_id)
 
     def _holdings(self) -> list[Holding]:
         was_hung, self._is_hung = self._is_hung, self._step_s() > self._engine_stall_s

@@ -30,7 +30,7 @@ class Publisher:
     """Sends what the engine delivers.
 
     Args:
-        abort: Called with the id of a job that Redis takes no more from, or that was cancelled.
+        abort: Called with the id of a run that Redis takes no more from, or that was cancelled.
         on_end: Called once for each job that this worker has ended.
     """
 
@@ -69,11 +69,11 @@ class Publisher:
         """Take new output from the engine's thread. Never blocks on Redis."""
         with self._changed:
             for delta in deltas:
-                job = self._held.get(delta.job_id)
+                job = self._held.get(delta.run_id)
                 if job is None:
                     continue
                 job.add(delta)
-                self._dirty[job.job_id] = job
+                self._dirty[job.run_id] = job
                 self._is_urgent |= job.outcome is not None or not job.has_sent_tokens
             self._changed.notify()
 
@@ -112,7 +112,7 @@ class Publisher:
         with self._changed:
             for job in jobs:
                 if not job.done.is_set():
-                    self._dirty.setdefault(job.job_id, job)
+                    self._dirty.setdefault(job.run_id, job)
 
     def _write(self, jobs: Sequence[HeldJob]) -> None:
         batch = self._unsent(jobs)
@@ -140,9 +140,9 @@ class Publisher:
         with self._changed:
             job.mark_committed(answer.committed)
             if job.unsent is not None:
-                self._dirty[job.job_id] = job
+                self._dirty[job.run_id] = job
         if answer.cancelled:
-            self._abort(job.job_id)
+            self._abort(job.run_id)
 
     def _end(self, job: HeldJob, outcome: Outcome) -> None:
         try:
@@ -153,7 +153,7 @@ class Publisher:
         if missing_from is not None:
             with self._changed:
                 job.mark_committed(missing_from)
-                self._dirty[job.job_id] = job
+                self._dirty[job.run_id] = job
             return
         self._held.drop(job, "ended")
         self._on_end(job.claim.record, outcome)
@@ -161,4 +161,4 @@ class Publisher:
     def _lose(self, job: HeldJob) -> None:
         log.warning("The job is no longer this worker's", extra={"task_id": job.job_id})
         self._held.drop(job, "lost")
-        self._abort(job.job_id)
+        self._abort(job.run_id)

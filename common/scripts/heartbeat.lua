@@ -1,6 +1,7 @@
 -- Renew the leases of the jobs that a worker really holds, and announce the worker.
 -- ARGV: worker id, lease (ms), announcement, then id, nonce, used (ms), ...
--- Returns {{ids lost to another worker or to their end}, {ids to cancel}}.
+-- Returns {{nonces of claims that hold no more}, {nonces of claims to cancel}}: not ids, for a
+-- worker may have claimed a job again before it learns that its first claim was lost.
 local worker, lease_ms = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
 redis.call('ZADD', KEY.WORKERS, int(now), worker)
@@ -13,10 +14,10 @@ for i = 4, #ARGV, 3 do
     redis.call('HSET', job, 'used_ms', ARGV[i + 2])
     redis.call('ZADD', KEY.LEASES, int(now + lease_ms), id)
     if old[3] then
-      cancel[#cancel + 1] = id
+      cancel[#cancel + 1] = ARGV[i + 1]
     end
   else
-    lost[#lost + 1] = id
+    lost[#lost + 1] = ARGV[i + 1]
   end
 end
 return {lost, cancel}

@@ -321,7 +321,7 @@ async def test_a_running_job_is_cancelled_through_append_and_heartbeat(bench: Be
     assert await bench.submissions.cancel(job_id, KEY) == (JobStatus.PROCESSING, False)
     assert bench.append(claim, 1, 6).cancelled
     pulse = bench.claims.heartbeat(announcement("ready"), [Holding(job_id, claim.nonce, 1)])
-    assert pulse.cancelled == (job_id,)
+    assert pulse.cancelled == (claim.nonce,)
 
 
 async def test_a_heartbeat_names_jobs_that_are_no_longer_held(bench: Bench) -> None:
@@ -329,7 +329,7 @@ async def test_a_heartbeat_names_jobs_that_are_no_longer_held(bench: Bench) -> N
     claim = bench.claim()
     assert bench.claims.release(job_id, claim.nonce)
     pulse = bench.claims.heartbeat(announcement("ready"), [Holding(job_id, claim.nonce, 1)])
-    assert pulse.lost == (job_id,)
+    assert pulse.lost == (claim.nonce,)
 
 
 async def test_a_heartbeat_keeps_a_job_from_the_reaper(bench: Bench) -> None:

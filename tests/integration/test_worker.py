@@ -197,12 +197,12 @@ def test_a_cancelled_job_stops_in_the_engine_and_keeps_what_it_had(
 ) -> None:
     job_id = submit(worker.client, 50)
     task = worker.start_task()
-    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    run_id = worker.backend.submitted.get(timeout=TIMEOUT_S).run_id
     worker.backend.step()
     worker.wait_until_committed(job_id, 1)
     worker.client.hset(keys.job(job_id), "cancel", 1)
     worker.backend.step()  # the answer to this append says so
-    assert worker.backend.aborted.get(timeout=TIMEOUT_S) == job_id
+    assert worker.backend.aborted.get(timeout=TIMEOUT_S) == run_id
     task.join(TIMEOUT_S)
     record = worker.record(job_id)
     assert (record.status, record.choices[0].text) == ("cancelled", "0 1 ")
@@ -213,15 +213,36 @@ def test_a_job_that_went_to_another_worker_is_dropped_and_not_doubled(
 ) -> None:
     job_id = submit(worker.client, 50)
     task = worker.start_task()
-    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    run_id = worker.backend.submitted.get(timeout=TIMEOUT_S).run_id
     worker.backend.step()
     worker.wait_until_committed(job_id, 1)
     worker.client.hset(keys.job(job_id), "nonce", "another claim")
     worker.backend.step()
-    assert worker.backend.aborted.get(timeout=TIMEOUT_S) == job_id
+    assert worker.backend.aborted.get(timeout=TIMEOUT_S) == run_id
     task.join(TIMEOUT_S)
     assert worker.stream_text(job_id) == "0 "
     assert len(worker.held) == 0
+
+
+def test_output_of_a_lost_claim_does_not_reach_the_same_workers_next_claim(
+    worker: WorkerUnderTest,
+) -> None:
+    job_id = submit(worker.client, 5)
+    first = worker.start_task()
+    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    worker.backend.step(2)
+    worker.wait_until_committed(job_id, 2)
+    # The lease passes unnoticed: the job is back in its line, and this worker takes it again.
+    worker.client.zadd(keys.LEASES, {job_id: 1})
+    worker.client.set(keys.REAPED, 2**53)
+    worker.claims.reap(2.0)
+    second = worker.start_task()
+    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    worker.backend.step(3)  # both runs make tokens
+    first.join(TIMEOUT_S)
+    second.join(TIMEOUT_S)
+    assert worker.stream_text(job_id) == "0 1 2 3 4 end"
+    assert worker.record(job_id).status is JobStatus.COMPLETED
 
 
 def test_draining_hands_jobs_back_and_the_next_worker_goes_on_where_they_were(

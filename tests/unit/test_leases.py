@@ -38,13 +38,15 @@ def held_job(job_id: str) -> HeldJob:
 
 
 def beat(pulse: Pulse, step_s: float = 0.0, end: str | None = None) -> tuple[Any, ...]:
-    """One beat of a worker that holds the jobs `a` and `b`; `end` names one that has its outcome."""
+    """One beat of a worker that holds `a` and `b`; `end` names one that has its outcome."""
     claims, held, aborted = FakeClaims(pulse), HeldJobs(), []
     jobs = {name: held_job(name) for name in ("a", "b")}
     for job in jobs.values():
         held.add(job)
     if end is not None:
-        jobs[end].add(Delta(end, 0, (), (), 0.25, BackendEnd(JobStatus.COMPLETED, "stop")))
+        jobs[end].add(
+            Delta(f"nonce-{end}", 0, (), (), 0.25, BackendEnd(JobStatus.COMPLETED, "stop"))
+        )
     heartbeat = Heartbeat(
         cast(Claims, claims),
         cast(Any, None),
@@ -71,18 +73,18 @@ def test_the_jobs_of_a_hung_engine_are_not_renewed(step_s: float, renewed: int) 
 
 
 def test_a_lost_job_is_let_go_and_aborted() -> None:
-    _, jobs, aborted = beat(Pulse(("a",), ()))
+    _, jobs, aborted = beat(Pulse(("nonce-a",), ()))
     assert (jobs["a"].fate, jobs["b"].fate) == ("lost", None)
-    assert aborted == ["a"]
+    assert aborted == ["nonce-a"]
 
 
 def test_a_job_whose_end_is_on_its_way_to_redis_is_not_lost() -> None:
-    _, jobs, aborted = beat(Pulse(("a",), ()), end="a")
+    _, jobs, aborted = beat(Pulse(("nonce-a",), ()), end="a")
     assert jobs["a"].fate is None
     assert aborted == []
 
 
 def test_a_cancelled_job_is_aborted_and_held_until_its_end() -> None:
-    _, jobs, aborted = beat(Pulse((), ("b",)))
-    assert aborted == ["b"]
+    _, jobs, aborted = beat(Pulse((), ("nonce-b",)))
+    assert aborted == ["nonce-b"]
     assert jobs["b"].fate is None

@@ -20,12 +20,13 @@ class BackendJob:
     """A job to run.
 
     Attributes:
+        run_id: Names this run: a job that comes back to the same worker has another one.
         sampling: `max_tokens` is set.
         committed_ids: Tokens of an earlier attempt, to be continued and not sent again.
         used_s: Seconds of execution of earlier attempts; they count toward the time limit.
     """
 
-    job_id: str
+    run_id: str
     prompt_ids: tuple[int, ...]
     sampling: SamplingSpec
     job_class: JobClass
@@ -54,7 +55,7 @@ class BackendEnd:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of a job, its end, or both.
+    """New tokens of a run, its end, or both.
 
     Attributes:
         position: Index of the first new token among all that were generated.
@@ -62,7 +63,7 @@ class Delta:
         used_s: Seconds of execution so far, over all attempts.
     """
 
-    job_id: str
+    run_id: str
     position: int
     token_ids: tuple[int, ...]
     texts: tuple[str, ...]
@@ -98,8 +99,8 @@ class Backend(Protocol):
         """Take a job; its deltas follow. Thread-safe."""
         ...
 
-    def abort(self, job_id: str) -> None:
-        """End a job as cancelled at the next step; one that is unknown is ignored. Thread-safe."""
+    def abort(self, run_id: str) -> None:
+        """End a run as cancelled at the next step; one that is unknown is ignored. Thread-safe."""
         ...
 
     def wake(self) -> None:

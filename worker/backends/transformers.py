@@ -79,7 +79,7 @@ class TransformersBackend:
         """Take a job; see the contract."""
         self._loaded.add(
             Request(
-                request_id=job.job_id,
+                request_id=job.run_id,
                 prompt_ids=job.prompt_ids,
                 params=_params(job.sampling),
                 priority=JOB_CLASSES.index(job.job_class),
@@ -89,9 +89,9 @@ class TransformersBackend:
             )
         )
 
-    def abort(self, job_id: str) -> None:
-        """End a job at the next step; see the contract."""
-        self._loaded.abort(job_id, FinishReason.CANCELLED)
+    def abort(self, run_id: str) -> None:
+        """End a run at the next step; see the contract."""
+        self._loaded.abort(run_id, FinishReason.CANCELLED)
 
     def wake(self) -> None:
         """Make `run` look at its stop event; see the contract."""
@@ -158,7 +158,7 @@ def _params(spec: SamplingSpec) -> SamplingParams:
 
 def _delta(output: Output) -> Delta:
     return Delta(
-        job_id=output.request_id,
+        run_id=output.request_id,
         position=output.position,
         token_ids=output.token_ids,
         texts=output.texts,

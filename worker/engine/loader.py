@@ -1,0 +1,257 @@
+"""Load a causal language model and its tokenizer, or say in one line why not.
+
+Never runs code that comes with a checkpoint. Knows nothing about batches or the cache.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils.hub import cached_file
+
+from worker.engine.errors import ModelLoadError
+
+FP32_BELOW_PARAMETERS = 200_000_000
+"""On a CPU, `auto` keeps fp32 for models smaller than this."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HASHED = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "*.model", "vocab*", "merges*")
+_HASH_BLOCK_BYTES = 1 << 20
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+Progress = Callable[[str], None]
+
+# transformers' annotations stop at its factories.
+_CausalLM: Any = AutoModelForCausalLM
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to run, and what the engine needs to know of it.
+
+    Attributes:
+        model: In eval mode on `device`.
+        tokenizer: A fast tokenizer; its `backend_tokenizer` does the work.
+        device: Where the weights are.
+        dtype: Of the weights.
+        context_length: Prompt and completion together, in tokens, at most.
+        vocab_size: Rows of the embedding; token ids are below this.
+        eos_ids: Ids that end a sequence, as `generate` would.
+        revision: The hub's commit, or a hash over weights, config and tokenizer.
+        architecture: The model class's name.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    device: torch.device
+    dtype: torch.dtype
+    context_length: int
+    vocab_size: int
+    eos_ids: frozenset[int]
+    revision: str
+    architecture: str
+
+
+def load_model(
+    name_or_path: str, *, device: str, dtype: str, progress: Progress | None = None
+) -> LoadedModel:
+    """Load a model from a local directory or from the Hugging Face hub or its cache.
+
+    Args:
+        name_or_path: A directory, which is read without any network, or a hub name.
+        device: As torch names it: `cpu`, `cuda`, `cuda:1`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is the checkpoint's
+            own on a GPU; on a CPU fp32 for small models, else bf16.
+        progress: Called with one line per stage.
+
+    Raises:
+        ModelLoadError: The model cannot be served; the message is one line.
+    """
+    report = progress or (lambda line: None)
+    target = _check_device(device)
+    if dtype not in ("auto", *_DTYPES):
+        raise ModelLoadError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
+    report(f"reading the config of {name_or_path}")
+    config = _load_config(name_or_path)
+    _check_config(name_or_path, config)
+    report("loading the tokenizer")
+    tokenizer = _load_tokenizer(name_or_path)
+    chosen = _choose_dtype(dtype, config, target)
+    report(f"loading the weights as {str(chosen).removeprefix('torch.')} onto {target}")
+    model = _load_weights(name_or_path, config, chosen, target)
+    report("identifying the revision")
+    return describe(model, tokenizer, _revision(name_or_path))
+
+
+def describe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, revision: str
+) -> LoadedModel:
+    """Collect what the engine needs to know of a model that is in memory.
+
+    Raises:
+        ModelLoadError: The model does not say how long its context is.
+    """
+    embedding: Any = model.get_input_embeddings()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        device=model.device,
+        dtype=model.dtype,
+        context_length=_context_length(model.config, tokenizer),
+        vocab_size=int(embedding.weight.shape[0]),
+        eos_ids=_eos_ids(model, tokenizer),
+        revision=revision,
+        architecture=type(model).__name__,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first sentence or line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_device(device: str) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelLoadError(f"device {device!r} is not there: {_one_line(error)}") from error
+
+
+def _load_config(name: str) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise ModelLoadError(_why_no_config(name, error)) from error
+    return config
+
+
+def _why_no_config(name: str, error: Exception) -> str:
+    path = Path(name)
+    if "trust_remote_code" in str(error):
+        return f"model {name!r} needs remote code, which is never run"
+    if path.is_dir() and not (path / "config.json").is_file():
+        return f"model {name!r} was not found: the directory has no config.json"
+    if path.is_absolute() or name.startswith("."):
+        if not path.is_dir():
+            return f"model {name!r} was not found: there is no such directory"
+    elif isinstance(error, OSError):
+        return f"model {name!r} was not found: {_one_line(error)}"
+    return f"model {name!r} has a config that this version cannot read: {_one_line(error)}"
+
+
+def _check_config(name: str, config: PreTrainedConfig) -> None:
+    """Refuse what is no causal LM, and caches that cannot be padded and joined."""
+    classes: Any = _CausalLM._model_mapping.get(type(config), ())
+    classes = classes if isinstance(classes, tuple) else (classes,)
+    names = {cls.__name__ for cls in classes}
+    stated = set(config.architectures or names)
+    if not names & stated or config.is_encoder_decoder:
+        what = ", ".join(sorted(stated)) or config.model_type
+        raise ModelLoadError(f"model {name!r} is not a causal language model but {what}")
+    layers = DynamicCache(config=config).layers
+    odd = {type(layer).__name__ for layer in layers} - {
+        DynamicLayer.__name__,
+        DynamicSlidingWindowLayer.__name__,
+    }
+    if odd or any(getattr(cls, "_is_stateful", False) for cls in classes):
+        raise ModelLoadError(
+            f"model {name!r} ({config.model_type}) keeps a recurrent or hybrid state, "
+            "which this engine cannot batch"
+        )
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise ModelLoadError(
+            f"model {name!r} has no usable tokenizer: {_one_line(error)}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not len(tokenizer):
+        raise ModelLoadError(
+            f"model {name!r} has no fast tokenizer (a tokenizer.json or what makes one)"
+        )
+    return tokenizer
+
+
+def _choose_dtype(
+    dtype: str, config: PreTrainedConfig, device: torch.device
+) -> torch.dtype | Literal["auto"]:
+    """Return a dtype, or "auto" where the checkpoint itself has to be asked."""
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.type != "cpu":
+        return "auto"
+    with torch.device("meta"):
+        empty = _CausalLM.from_config(config)
+    num_parameters = sum(parameter.numel() for parameter in empty.parameters())
+    return torch.float32 if num_parameters < FP32_BELOW_PARAMETERS else torch.bfloat16
+
+
+def _load_weights(
+    name: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype | Literal["auto"],
+    device: torch.device,
+) -> PreTrainedModel:
+    try:
+        loaded, info = _CausalLM.from_pretrained(
+            name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+        model: PreTrainedModel = loaded.to(device).eval()
+    except Exception as error:
+        raise ModelLoadError(f"model {name!r} has no usable weights: {_one_line(error)}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelLoadError(
+            f"model {name!r} lacks {len(missing)} of its weights, {missing[0]} the first"
+        )
+    return model
+
+
+def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    text_config: Any = config.get_text_config(decoder=True)
+    length = getattr(text_config, "max_position_embeddings", None)
+    # A tokenizer that does not know its limit states one of 10**30.
+    length = length or min(tokenizer.model_max_length, 10**9)
+    if length == 10**9:
+        raise ModelLoadError(f"a {config.model_type} model does not say how long its context is")
+    return int(length)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    ids = model.generation_config.eos_token_id
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
+
+
+def _revision(name: str) -> str:
+    """Return the hub's commit, or a hash over the files of any other directory."""
+    directory = Path(name)
+    if not directory.is_dir():
+        directory = Path(str(cached_file(name, "config.json"))).parent
+    if directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name):
+        return directory.name  # the hub's cache names a snapshot's folder by its commit
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _HASHED for path in directory.glob(pattern)}):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
