@@ -29,7 +29,10 @@ NUM_OLD_FILES = 5
 REQUEST_LOGGER = "baton.llm_requests"
 
 _context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039 - never changed in place
-_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# `color_message` is uvicorn's second copy of its message; `data` is Celery's.
+_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {
+    *("message", "asctime", "taskName", "color_message", "data"),
+}
 
 
 @contextmanager

@@ -50,7 +50,8 @@ class Service:
         return self._process
 
     def start(self) -> None:
-        """Start it; returns at once."""
+        """Start it, the first time or again; returns at once."""
+        self.output.clear()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "up"],
             env=self._environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
