@@ -22,6 +22,7 @@ from typing import Any
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
+from common.errors import SettingsError
 from common.settings import Settings
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
@@ -53,21 +54,23 @@ def configure(settings: Settings, process: str) -> None:
         process: What this process is called in the lines, such as `gateway`.
 
     Raises:
-        OSError: The folder cannot be written.
+        SettingsError: `log_dir` cannot be written.
     """
-    settings.log_dir.mkdir(parents=True, exist_ok=True)
-    console = logging.StreamHandler(sys.stderr)
     as_json = JsonFormatter(process)
+    try:
+        app, errors, requests_file = _files(settings.log_dir, as_json)
+    except OSError as error:
+        raise SettingsError(
+            f"LOG_DIR={settings.log_dir}: cannot be written: {error.strerror}. "
+            "Example: LOG_DIR=/tmp/baton-logs"
+        ) from error
+    console = logging.StreamHandler(sys.stderr)
     console.setFormatter(as_json if settings.log_format == "json" else TextFormatter(process))
     root = logging.getLogger()
-    root.handlers[:] = [
-        console,
-        _file(settings.log_dir / "app.log", as_json),
-        _file(settings.log_dir / "errors.log", as_json, logging.ERROR),
-    ]
+    root.handlers[:] = [console, app, errors]
     root.setLevel(settings.log_level)
     requests = logging.getLogger(REQUEST_LOGGER)
-    requests.handlers[:] = [_file(settings.log_dir / "llm_requests.log", as_json)]
+    requests.handlers[:] = [requests_file]
     requests.setLevel(logging.INFO)
     requests.propagate = False
     # Celery would write two lines a job, both said better by the line that ends it.
@@ -116,6 +119,15 @@ class TextFormatter(logging.Formatter):
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in record.__dict__.items() if name not in _RESERVED}
+
+
+def _files(folder: Path, formatter: logging.Formatter) -> tuple[logging.Handler, ...]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        _file(folder / "app.log", formatter),
+        _file(folder / "errors.log", formatter, logging.ERROR),
+        _file(folder / "llm_requests.log", formatter),
+    )
 
 
 def _file(path: Path, formatter: logging.Formatter, level: int = logging.NOTSET) -> logging.Handler:

@@ -19,6 +19,8 @@ from common.errors import SettingsError
 
 EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
 ENV_FILE = ".env"
+SECRETS = frozenset({"api_keys", "redis_url"})
+"""Fields whose values no message repeats."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(
         default=None,
-        pattern=r"^(redis|rediss|unix)://",
+        pattern=r"^rediss?://",
         description="Redis or Valkey. Empty: `baton up` runs its own server.",
         examples=["redis://:password@127.0.0.1:6379/0"],
     )
@@ -212,7 +214,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 def to_text(value: Any) -> str:
     """A value as it stands in the environment or in `.env`."""
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(value) or ","  # nothing at all would mean unset
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -228,5 +230,5 @@ def _explain(problem: dict[str, Any]) -> str:
     field = Settings.model_fields[name]
     example = field.examples[0] if field.examples else field.get_default()
     given = to_text(problem["input"])
-    shown = "" if name == "api_keys" else f"={given}"
+    shown = "" if name in SECRETS else f"={given}"
     return f"{name.upper()}{shown}: {message}. Example: {name.upper()}={to_text(example)}"

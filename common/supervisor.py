@@ -26,11 +26,11 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 10.0
@@ -87,22 +87,8 @@ class Process(Protocol):
         """End the process, and what it left in its process group, now."""
 
 
-class Signals(Protocol):
-    """Where signals arrive, as the supervisor sees it; entered before the first start."""
-
-    def __enter__(self) -> Self:
-        """Begin to collect signals."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Put back what was there before."""
-
-    def wait(self, timeout_s: float | None) -> list[int]:
-        """Sleep until signals come or the time is over; None waits for ever."""
+# Sleeps until signals come or the time in seconds is over (None: for ever); returns the signals.
+Wait = Callable[[float | None], list[int]]
 
 
 class Supervisor:
@@ -117,7 +103,7 @@ class Supervisor:
         when_stopping: Callable[[], None] | None = None,
         say: Callable[[str], None] = _log.warning,
         spawn: Callable[[Child], Process] | None = None,
-        signals: Signals | None = None,
+        signals: Callable[[], AbstractContextManager[Wait]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the children in the order in which they start.
@@ -138,9 +124,10 @@ class Supervisor:
         self._when_stopping = when_stopping
         self._say = say
         self._spawn = spawn or ChildProcess
-        self._signals = signals or SignalPipe()
+        self._signals = signals or collect_signals
         self._clock = clock
-        self._num_begun = 0
+        self._wait: Wait
+        self._begun: list[_Slot] = []
         self._call_at: float | None = None
 
     def run(self) -> int:
@@ -153,7 +140,7 @@ class Supervisor:
         Raises:
             ValueError: The caller is not the main thread.
         """
-        with self._signals:
+        with self._signals() as self._wait:
             try:
                 status = self._watch()
                 return self._stop_all() or status
@@ -170,7 +157,7 @@ class Supervisor:
                     return WRONG_USAGE
             self._start_due()
             self._call_when_ready()
-            if any(signum in STOP_SIGNALS for signum in self._signals.wait(self._pause_s())):
+            if any(signum in STOP_SIGNALS for signum in self._wait(self._pause_s())):
                 if self._when_stopping is not None:
                     self._when_stopping()
                 return 0
@@ -190,15 +177,12 @@ class Supervisor:
         self._say(f"{slot.child.name} {what_happened}; starting it again in {delay_s:g} s{hint}")
 
     def _start_due(self) -> None:
-        for slot in self._slots[: self._num_begun]:
+        for slot in self._begun:
             if slot.start_at is not None and self._clock() >= slot.start_at:
                 self._start(slot)
-        while self._begun_are_ready() and self._num_begun < len(self._slots):
-            self._num_begun += 1
-            self._start(self._slots[self._num_begun - 1])
-
-    def _begun_are_ready(self) -> bool:
-        return all(slot.check_ready() for slot in self._slots[: self._num_begun])
+        while all(slot.check_ready() for slot in self._begun) and self._begun != self._slots:
+            self._begun.append(self._slots[len(self._begun)])
+            self._start(self._begun[-1])
 
     def _start(self, slot: _Slot) -> None:
         slot.started_at = self._clock()
@@ -254,7 +238,7 @@ class Supervisor:
                     self._say(f"{slot.child.name} did not stop in {slot.child.grace_s:g} s; killed")
                     slot.kill()
             pause_s = min(slot.kill_at for slot in waiting) - now
-            for signum in self._signals.wait(max(0.0, pause_s)):
+            for signum in self._wait(max(0.0, pause_s)):
                 if signum in STOP_SIGNALS and self._clock() - asked_at >= SAME_STOP_S:
                     return signum
         return None
@@ -344,45 +328,38 @@ class ChildProcess:
         self._popen.wait()
 
 
-class SignalPipe:
-    """Collects signals in a pipe, so that one `select` waits for them and for time.
+@contextlib.contextmanager
+def collect_signals() -> Iterator[Wait]:
+    """Collect signals in a pipe while the context lasts, so that one wait is for them and for time.
 
-    A signal that arrives between two waits stays in the pipe: none is missed.
+    A signal that arrives between two waits stays in the pipe: none is missed. Only the main thread
+    may enter.
     """
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old_handlers = {
+        signum: signal.signal(signum, _note)
+        for signum in (*STOP_SIGNALS, signal.SIGCHLD)
+        # Under nohup SIGHUP is ignored, and has to stay so.
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
+    }
 
-    def __enter__(self) -> Self:
-        """Install the handlers; only the main thread may."""
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {
-            signum: signal.signal(signum, _note)
-            for signum in (*STOP_SIGNALS, signal.SIGCHLD)
-            # Under nohup SIGHUP is ignored, and has to stay so.
-            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN
-        }
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Put the old handlers back."""
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._old_fd)
-        os.close(self._reader)
-        os.close(self._writer)
-
-    def wait(self, timeout_s: float | None) -> list[int]:
-        """Sleep until signals come or the time is over; None waits for ever."""
-        select.select([self._reader], [], [], timeout_s)
+    def wait(timeout_s: float | None) -> list[int]:
+        select.select([reader], [], [], timeout_s)
         with contextlib.suppress(BlockingIOError):
-            return list(os.read(self._reader, 4096))
+            return list(os.read(reader, 4096))
         return []
+
+    try:
+        yield wait
+    finally:
+        for signum, handler in old_handlers.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(old_writer)
+        os.close(reader)
+        os.close(writer)
 
 
 def module_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -157,6 +157,7 @@ def main() -> int:
     """Run one worker process; returns its exit status."""
     try:
         settings = load_settings()
+        log.configure(settings, "worker")
         if settings.redis_url is None:
             raise SettingsError(
                 "REDIS_URL is not set. Example: REDIS_URL=redis://:password@127.0.0.1:6379/0"
@@ -164,7 +165,6 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"baton: wrong setting\n{error.message}\n")
         return 2
-    log.configure(settings, "worker")
     return Worker(settings, settings.redis_url).run()
 
 

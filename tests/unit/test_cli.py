@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from cli.up import Gateway, Progress, check_can_listen, curl_line
+from cli.up import Gateway, Progress, check_can_listen, curl_line, process_tree
 from common.errors import SettingsError
 from common.settings import Settings, load_settings, to_text
 from worker import launcher
@@ -175,7 +175,10 @@ def test_a_log_folder_that_cannot_be_made_is_named(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert main(["up", "--port", str(port), "--log-dir", "file/logs"]) == 2
-    assert "LOG_DIR=file/logs: Not a directory. Example: LOG_DIR=logs" in capsys.readouterr().err
+    assert (
+        "LOG_DIR=file/logs: cannot be written: Not a directory. Example: LOG_DIR="
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +200,23 @@ def test_the_curl_line_survives_a_shell_whatever_the_key() -> None:
     assert words[:2] == ["curl", "http://127.0.0.1:8000/generate"]
     assert 'X-API-Key: it\'s "mine" $HOME' in words
     assert json.loads(words[-1])["prompt"] == "Once upon a time"
+
+
+def test_with_a_redis_url_only_worker_and_gateway_are_started() -> None:
+    settings = load_settings(redis_url=REDIS, port="8765")
+    children = process_tree(settings, Gateway(settings))
+    assert [child.name for child in children] == ["worker", "gateway"]
+    for child in children:
+        assert child.env is not None
+        assert (child.env["REDIS_URL"], child.env["PORT"]) == (REDIS, "8765")
+
+
+def test_a_child_outlasts_what_it_gives_to_its_own_children_and_requests() -> None:
+    settings = load_settings(redis_url=REDIS, shutdown_s="40")
+    started, gateway = process_tree(settings, Gateway(settings))
+    (device,) = choose_devices("cpu", {}, lambda: None)
+    assert started.grace_s > worker_child("worker-0", device, settings).grace_s > 40
+    assert gateway.grace_s > 40
 
 
 class FakeGateway(Gateway):

@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
-from common.supervisor import Child, SignalPipe, Supervisor, module_environment
+from common.supervisor import Child, Supervisor, Wait, collect_signals, module_environment
 
 FOR_EVER = float("inf")
 PATIENCE_S = 60
@@ -61,15 +60,9 @@ class World:
     lives: dict[str, Iterator[Callable[[World, str], FakeProcess]]] = field(default_factory=dict)
     running: list[FakeProcess] = field(default_factory=list)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    @contextmanager
+    def collect_signals(self) -> Iterator[Wait]:
+        yield self.wait
         assert all(process.poll() is not None for process in self.running), "an orphan"
 
     def wait(self, timeout_s: float | None) -> list[int]:
@@ -108,7 +101,7 @@ class World:
             when_stopping=when_stopping,
             say=self.lines.append,
             spawn=self.spawn,
-            signals=self,
+            signals=self.collect_signals,
             clock=lambda: self.now,
         ).run()
 
@@ -417,15 +410,15 @@ def test_what_a_dead_child_left_in_its_process_group_ends_with_it(
 
 
 def test_a_signal_between_two_waits_is_not_missed() -> None:
-    with SignalPipe() as signals:
+    with collect_signals() as wait:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.wait(0) == [signal.SIGTERM]
-        assert signals.wait(0) == []
+        assert wait(0) == [signal.SIGTERM]
+        assert wait(0) == []
 
 
 def test_the_old_handlers_are_back_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with SignalPipe():
+    with collect_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
