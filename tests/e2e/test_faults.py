@@ -80,6 +80,28 @@ def test_a_job_survives_that_everything_is_stopped_and_started_again(
     assert text_of(before) + text_of(after) == expected["result"]
 
 
+def test_a_stream_resumes_when_the_gateway_was_killed(start_service: StartService) -> None:
+    service = start_service()
+    service.wait_until_ready()
+    expected = service.result(service.submit(**STORY))
+    task_id = service.submit(**STORY)
+    before = []
+    with pytest.raises(httpx.HTTPError):  # noqa: PT012 - the loop is what is broken off
+        for event in service.events(task_id):
+            before.append(event)
+            if len(before) == 4:
+                [gateway] = service.pids("cli.main api")
+                os.kill(gateway, signal.SIGKILL)
+    last = max(int(i) for i, _ in before if i is not None)
+    after = None
+    while after is None:
+        try:
+            after = list(service.events(task_id, after=last))
+        except httpx.ConnectError:
+            continue  # it is being restarted
+    assert text_of(before) + text_of(after) == expected["result"]
+
+
 def test_redis_is_restarted_with_what_it_had(start_service: StartService) -> None:
     service = start_service()
     service.wait_until_ready()

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -41,7 +42,7 @@ class Asked:
 
     method: str
     path: str
-    headers: Mapping[str, str]
+    headers: Message
     body: Any
 
 
@@ -60,7 +61,7 @@ class Reply:
     is_chunked: bool = False
 
 
-class HangUp(Exception):  # noqa: N818 - an answer, not a fault
+class HangUp(Exception):
     """The script's way to close the connection without an answer."""
 
 
@@ -100,7 +101,7 @@ class Service:
                 self.close_connection = True
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body = json.loads(content) if content else None
-                asked = Asked(self.command, self.path, dict(self.headers), body)
+                asked = Asked(self.command, self.path, self.headers, body)
                 service.asked.append(asked)
                 try:
                     reply = service.script(asked)
@@ -271,7 +272,7 @@ def test_a_failed_jobs_stream_ends_with_an_error_after_its_last_token(
     service.answer(stream(token_events()[1], end))
     pieces = service.client.stream("t")
     assert [next(pieces), next(pieces)] == ["Once", "."]
-    with pytest.raises(JobFailedError, match="Too slow.") as caught:
+    with pytest.raises(JobFailedError, match=r"Too slow\.") as caught:
         next(pieces)
     assert (caught.value.task_id, caught.value.error_type) == ("t", "SlowError")
 
@@ -472,7 +473,7 @@ def test_waiting_gives_up_when_the_service_stays_away(service: Service) -> None:
 
 def test_waiting_for_a_failed_job_raises_its_error(service: Service) -> None:
     service.answer(answer({"status": "error", "error_message": "Broken.", "error_type": "Bad"}))
-    with pytest.raises(JobFailedError, match="Broken.") as caught:
+    with pytest.raises(JobFailedError, match=r"Broken\.") as caught:
         service.client.wait("t")
     assert (caught.value.task_id, caught.value.error_type) == ("t", "Bad")
 
