@@ -20,7 +20,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.platforms import SecurityWarning
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
 from common import __version__, keys, log
 from common.cancellations import Cancellations
@@ -54,6 +54,7 @@ class Worker:
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._entry = ModelCatalog(settings).default
         self._client = connect(redis_url)
+        self._is_consuming = threading.Event()
         self._claims = Claims(self._client, settings, self._worker_id)
         events = EventWriter(self._client)
         on_end = request_logger(log_prompts=settings.log_prompts)
@@ -92,8 +93,6 @@ class Worker:
             self._host.load(FleetWriter(self._client), self._heartbeat.beat_soon)
             self._publisher.start()
             self._host.start(self._publisher)
-            self._heartbeat.beat_soon()
-            logger.info("Model %s is ready on %s", self._entry.model, self._backend.device)
             return self._consume()
         finally:
             self._leave_quietly()
@@ -104,6 +103,7 @@ class Worker:
         warnings.filterwarnings("ignore", category=SecurityWarning)
         app = create_celery(self._redis_url)
         _register_task(app, self._runner)
+        worker_ready.connect(self._on_ready)
         worker_shutting_down.connect(self._on_shutdown)
         celery_worker = app.Worker(
             hostname=f"baton@{self._worker_id}",
@@ -117,6 +117,11 @@ class Worker:
         )
         celery_worker.start()
         return int(celery_worker.exitcode or 0)
+
+    def _on_ready(self, **_: Any) -> None:
+        self._is_consuming.set()
+        self._heartbeat.beat_soon()
+        logger.info("Model %s is ready on %s", self._entry.model, self._backend.device)
 
     def _on_shutdown(self, **_: Any) -> None:
         # In a thread: a signal handler must not wait for locks that the main thread may hold.
@@ -149,7 +154,8 @@ class Worker:
         error = self._host.load_error
         if error is not None:
             return ServedModel("error", error.message)
-        state: ModelState = "ready" if self._host.encoder else "loading"
+        # A loaded model is of no use before Celery takes permits.
+        state: ModelState = "ready" if self._is_consuming.is_set() else "loading"
         return ServedModel(state)
 
 
