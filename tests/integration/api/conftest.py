@@ -90,9 +90,7 @@ class LiveGateway:
         return gateway
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=self.url, headers=AS_ALICE, timeout=30, trust_env=False
-        )
+        return httpx.AsyncClient(base_url=self.url, headers=AS_ALICE, timeout=30, trust_env=False)
 
     async def stop(self) -> None:
         """As SIGTERM does."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,13 @@ async def submit(http: httpx.AsyncClient, prompt: str = "hello", **fields: Any) 
     response = await http.post("/generate", json={"prompt": prompt, **fields})
     assert response.status_code == 202, response.text
     return str(response.json()["task_id"])
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
 
 
 def text_of(frames: Sequence[Frame]) -> str:

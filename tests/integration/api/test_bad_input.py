@@ -189,7 +189,9 @@ async def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.AsyncCl
     assert response.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("task_id", ["0b0f7a1e-6d0b-4d0c-9d63-2f1f9be1d4a7", "x" * 5000, "%00", "ä"])
+@pytest.mark.parametrize(
+    "task_id", ["0b0f7a1e-6d0b-4d0c-9d63-2f1f9be1d4a7", "x" * 5000, "%00", "ä"]
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -224,19 +224,13 @@ async def test_nothing_new_is_taken_while_the_queues_memory_is_nearly_full(
     assert "retry-after" in response.headers
 
 
-async def wait_until_queued(client: SyncRedis) -> None:
-    async with asyncio.timeout(10):
-        while not client.zcard(keys.ready(MODEL, "normal")):
-            await asyncio.sleep(0.01)
-
-
 async def test_a_client_that_prefers_to_wait_gets_the_result(
     http: httpx.AsyncClient, worker: HandWorker, client: SyncRedis
 ) -> None:
     waiting = asyncio.create_task(
         http.post("/generate", json={"prompt": "hello"}, headers={"Prefer": "wait=30"})
     )
-    await wait_until_queued(client)
+    await asyncio.to_thread(client.brpop, [keys.permits(MODEL)], 10)
     task_id = worker.run("All", " done")
     response = await waiting
     assert response.status_code == 200
@@ -248,9 +242,7 @@ async def test_a_client_that_prefers_to_wait_gets_the_result(
 async def test_a_wait_that_is_too_short_is_answered_like_a_submission(
     http: httpx.AsyncClient,
 ) -> None:
-    response = await http.post(
-        "/generate", json={"prompt": "hello"}, headers={"Prefer": "wait=0"}
-    )
+    response = await http.post("/generate", json={"prompt": "hello"}, headers={"Prefer": "wait=0"})
     assert (response.status_code, response.json()["status"]) == (202, "queued")
     assert "preference-applied" not in response.headers
 

@@ -9,7 +9,7 @@ from common import keys
 from common.connection import SyncRedis
 from common.schemas import JobStatus
 from tests.integration.api.conftest import LiveGateway
-from tests.integration.api.support import HandWorker, open_stream, submit, text_of
+from tests.integration.api.support import HandWorker, eventually, open_stream, submit, text_of
 
 TOKENS = ("One", " two", " three", " four")
 
@@ -20,7 +20,11 @@ async def test_a_watcher_gets_every_token_as_it_is_committed(
     task_id = await submit(live_http, max_tokens=9)
     async with open_stream(live_http, task_id) as stream:
         first = await stream.next()
-        assert (first.eid, first.data["status"], first.data["queue_position"]) == (None, "queued", 1)
+        assert (first.eid, first.data["status"], first.data["queue_position"]) == (
+            None,
+            "queued",
+            1,
+        )
         claim = worker.claim()
         second = await stream.next()
         assert (second.eid, second.data["status"]) == (None, "processing")
@@ -208,9 +212,7 @@ async def test_a_client_that_hangs_up_frees_its_watcher(
     async with open_stream(live_http, task_id) as stream:
         await stream.next()
         assert live.gateway.watcher.num_watched == 1
-    async with asyncio.timeout(10):
-        while live.gateway.watcher.num_watched:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: live.gateway.watcher.num_watched == 0)
 
 
 async def test_an_idle_stream_is_kept_open_by_comments(

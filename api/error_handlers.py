@@ -1,0 +1,111 @@
+"""Errors as HTTP answers, in the native shape.
+
+    {"error": message, "status_code": N, "error_type": class name, "request_id": id, "param"?}
+
+Every route raises errors of `common.errors`; this is the one place that turns them, and those of
+the framework, into answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from api.limits import rate_headers
+from api.validation_message import cut, explain, printable
+from common.errors import (
+    AuthenticationError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PayloadTooLargeError,
+    RequestError,
+)
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_MESSAGE_CHARS = 1000
+
+
+def install(app: FastAPI) -> None:
+    """Answer the errors of this app's routes."""
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def respond(
+    error: RequestError, scope: Scope, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer to an error.
+
+    Args:
+        error: What went wrong.
+        scope: The request, for its id and what is left of its key's rate.
+        headers: More headers.
+    """
+    body: dict[str, Any] = {
+        "error": cut(error.message, MAX_MESSAGE_CHARS),
+        "status_code": error.status,
+        "error_type": type(error).__name__,
+        "request_id": scope["state"].get("request_id"),
+    }
+    if error.param is not None:
+        body["param"] = error.param
+    all_headers = {**_headers_of(error), **rate_headers(scope), **(headers or {})}
+    return JSONResponse(body, error.status, all_headers)
+
+
+def internal_error() -> InternalError:
+    """What a client is told of anything unforeseen."""
+    return InternalError("Internal server error; the request id finds it in the server's log.")
+
+
+def payload_too_large() -> PayloadTooLargeError:
+    """The error for a body over the limit."""
+    return PayloadTooLargeError(f"The body is over the limit of {MAX_BODY_BYTES} bytes.")
+
+
+def _headers_of(error: RequestError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+async def _on_request_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    return respond(error, request.scope)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    message, param = explain(error.errors())
+    return respond(InvalidRequestError(message, param=param), request.scope)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return respond(_translated(error, request), request.scope, error.headers)
+
+
+def _translated(error: HTTPException, request: Request) -> RequestError:
+    path = cut(printable(request.url.path))
+    if error.status_code == 404:
+        return NotFoundError(f"There is nothing at {path}.")
+    if error.status_code == 405:
+        return MethodNotAllowedError(f"{request.method} is not allowed at {path}.")
+    if error.status_code == 413:
+        return payload_too_large()
+    if error.status_code == 400:
+        return InvalidRequestError("The body is not valid JSON in UTF-8.")
+    return internal_error()

@@ -1,0 +1,113 @@
+"""What this gateway knows of workers, models and queues, at most a second old.
+
+Polled in the background and read from memory, so that `/health` answers at once however Redis is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from api.background import forever
+from common.errors import RedisUnavailableError
+from common.fleet import Fleet, FleetReader
+from common.model_card import ModelCard
+
+PERIOD_S = 1.0
+FRESH_S = 3.5
+"""A snapshot that is older means that Redis does not answer."""
+PACE_WINDOW_S = 60.0
+
+_FINAL_COUNTERS = ("jobs:completed", "jobs:failed", "jobs:cancelled", "jobs:expired")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at_s: float
+    num_ended: int
+    num_running: int
+
+
+class FleetPoller:
+    """The last snapshot of the fleet and the cards of its models.
+
+    Attributes:
+        has_polled: Set after the first look, whether Redis answered or not.
+    """
+
+    def __init__(self, reader: FleetReader, models: Sequence[str]) -> None:
+        self._reader = reader
+        self._models = tuple(models)
+        self._fleet: Fleet | None = None
+        self._cards: dict[str, ModelCard] = {}
+        self._polled_at_s = 0.0
+        self._samples: deque[_Sample] = deque()
+        self.has_polled = asyncio.Event()
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        await forever(self._poll_and_rest)
+
+    async def poll(self) -> None:
+        """Look once.
+
+        Raises:
+            RedisUnavailableError: Redis is away; what was known is forgotten.
+        """
+        try:
+            fleet = await self._reader.snapshot(self._models)
+            cards = {model: await self._reader.card(model) for model in self._models}
+        except RedisUnavailableError:
+            self._fleet = None
+            raise
+        self._cards = {model: card for model, card in cards.items() if card is not None}
+        self._fleet, self._polled_at_s = fleet, time.monotonic()
+        self._sample(fleet)
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The last snapshot, or None while Redis does not answer."""
+        is_fresh = time.monotonic() - self._polled_at_s < FRESH_S
+        return self._fleet if is_fresh else None
+
+    async def card(self, model: str) -> ModelCard | None:
+        """The card of a model, or None where no worker has ever loaded it.
+
+        Raises:
+            RedisUnavailableError: The card is not known yet, and Redis is away.
+        """
+        return self._cards.get(model) or await self._reader.card(model)
+
+    def known_card(self, model: str) -> ModelCard | None:
+        """The card as it was last seen, without asking."""
+        return self._cards.get(model)
+
+    @property
+    def mean_processing_s(self) -> float | None:
+        """Mean seconds that a job ran over the last minute; None where none ended.
+
+        Source:
+            Little's law: jobs that run = jobs that end per second * seconds that each runs.
+        """
+        first, last = (self._samples[0], self._samples[-1]) if self._samples else (None, None)
+        if first is None or last is None or last.num_ended <= first.num_ended:
+            return None
+        running = sum(sample.num_running for sample in self._samples) / len(self._samples)
+        rate = (last.num_ended - first.num_ended) / (last.at_s - first.at_s)
+        return running / rate
+
+    async def _poll_and_rest(self) -> None:
+        with suppress(RedisUnavailableError):
+            await self.poll()
+        self.has_polled.set()
+        await asyncio.sleep(PERIOD_S)
+
+    def _sample(self, fleet: Fleet) -> None:
+        ended = sum(fleet.counters.get(name, 0) for name in _FINAL_COUNTERS)
+        self._samples.append(_Sample(self._polled_at_s, ended, fleet.running))
+        while self._polled_at_s - self._samples[0].at_s > PACE_WINDOW_S:
+            self._samples.popleft()

@@ -1,0 +1,95 @@
+"""What the routes work with: made from the settings, opened and closed with the app."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from api.auth import KeyRing
+from api.background import end
+from api.fleet_poller import FleetPoller
+from api.http_metrics import HttpMetrics
+from api.limits import Limits
+from api.submission import Submitter
+from api.tokenizers import Tokenizers
+from api.watcher import Watcher
+from common.connection import AsyncRedis, connect_async
+from common.errors import SettingsError
+from common.fleet import FleetReader
+from common.job_store import Submissions
+from common.model_catalog import ModelCatalog
+from common.settings import Settings
+
+FIRST_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One gateway process; knows nothing of routes."""
+
+    settings: Settings
+    redis: AsyncRedis
+    catalog: ModelCatalog
+    keys: KeyRing
+    limits: Limits
+    jobs: Submissions
+    watcher: Watcher
+    poller: FleetPoller
+    submitter: Submitter
+    http_metrics: HttpMetrics
+    started_s: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def build(cls, settings: Settings) -> Gateway:
+        """Put the parts together; nothing is connected yet.
+
+        Raises:
+            SettingsError: There is no REDIS_URL.
+        """
+        if settings.redis_url is None:
+            raise SettingsError(
+                "REDIS_URL is not set: the gateway needs the Redis that its workers use. "
+                "Example: REDIS_URL=redis://:password@127.0.0.1:6379/0"
+            )
+        redis = connect_async(settings.redis_url)
+        fleet, catalog = FleetReader(redis), ModelCatalog(settings)
+        jobs = Submissions(redis, settings)
+        poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
+        return cls(
+            settings=settings,
+            redis=redis,
+            catalog=catalog,
+            keys=KeyRing(settings.api_keys),
+            limits=Limits(settings),
+            jobs=jobs,
+            watcher=Watcher(redis),
+            poller=poller,
+            submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet)),
+            http_metrics=HttpMetrics(),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the background tasks inside; starts as well where Redis is away."""
+        tasks = [asyncio.create_task(self.watcher.run()), asyncio.create_task(self.poller.run())]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_POLL_S):
+                await self.poller.has_polled.wait()
+        try:
+            yield
+        finally:
+            self.begin_shutdown()
+            await end(*tasks)
+            await self.redis.aclose()
+
+    def begin_shutdown(self) -> None:
+        """End open streams and waits: their clients go on elsewhere."""
+        self.watcher.close()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started_s

@@ -1,0 +1,53 @@
+"""The API's own documentation: what `/docs`, `/redoc` and `/openapi.json` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+TITLE = "Baton"
+DESCRIPTION = """\
+A queue-backed LLM inference service. `POST /generate` answers at once with a task; poll
+`/result/{task_id}`, or watch `/stream/{task_id}` while the text is generated. An accepted task is
+never lost: when a worker dies in the middle of an answer, the next one goes on where it stopped.
+
+Every request needs an API key, as `X-API-Key` or as `Authorization: Bearer`: press **Authorize**.
+
+Every error is `{"error", "status_code", "error_type", "request_id"}`.
+"""
+TAGS = [
+    {"name": "Generate", "description": "Submit tasks."},
+    {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "Models", "description": "What can be asked."},
+    {"name": "Service", "description": "How the service is. No key needed."},
+]
+_FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
+
+
+def install(app: FastAPI) -> None:
+    """Have the app describe itself without the framework's 422, which it never answers."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _schema(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in _FRAMEWORKS_OWN:
+        schema["components"]["schemas"].pop(name, None)
+    return schema

@@ -1,0 +1,103 @@
+"""Submitting a task, and waiting for it where the client would rather wait."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse
+
+from api.answers import GeneratedAnswer, SubmitAnswer, errors
+from api.dependencies import GatewayDep, SubmitterId
+from api.gateway import Gateway
+from api.job_views import result_view
+from api.limits import rate_headers
+from api.prefer import wait_of
+from api.schemas import GenerateRequest
+from api.submission import Accepted
+from common.errors import RateLimitError, RedisUnavailableError
+
+POLL_AFTER_S = "1"
+MESSAGE = "Your request is being processed. Use the task_id to check status."
+
+PreferHeader = Annotated[
+    list[str] | None,
+    Header(
+        description="`wait=N` answers with the result if it is there within N seconds, 60 at most."
+    ),
+]
+
+
+router = APIRouter(tags=["Generate"])
+
+
+@router.post(
+    "/generate",
+    status_code=202,
+    response_model=SubmitAnswer,
+    summary="Submit a text generation task",
+    responses={
+        200: {"model": GeneratedAnswer, "description": "With `Prefer: wait`: the result."},
+        **errors(400, 401, 404, 413, 429, 503),
+    },
+)
+async def generate(
+    request: Request,
+    gateway: GatewayDep,
+    key_id: SubmitterId,
+    body: GenerateRequest,
+    prefer: PreferHeader = None,
+) -> JSONResponse:
+    """Answers at once with the id of the task and the addresses to follow it at.
+
+    Poll `status_url` or `result_url`, or read `stream_url`; do not build these yourself. With
+    `Prefer: wait=N` the answer is the result itself, if it is there within N seconds.
+    """
+    wait_s = wait_of(prefer or [])
+    try:
+        accepted = await gateway.submitter.submit(body, key_id, request.state.request_id)
+    except RateLimitError as error:
+        request.state.rate = gateway.limits.refused(error)
+        raise
+    request.state.rate = gateway.limits.submitted(accepted.answer)
+    if wait_s is not None:
+        result = await _result_within(gateway, accepted, wait_s)
+        if result is not None:
+            applied = {"Preference-Applied": f"wait={wait_s}"}
+            return JSONResponse(result, headers={**applied, **rate_headers(request.scope)})
+    return _accepted(request, accepted)
+
+
+async def _result_within(
+    gateway: Gateway, accepted: Accepted, wait_s: float
+) -> dict[str, object] | None:
+    """The result, or None where it is not there in time or Redis is away: the task goes on."""
+    if not await gateway.watcher.wait_for_end(accepted.spec.job_id, wait_s):
+        return None
+    try:
+        record = await gateway.jobs.find(accepted.spec.job_id)
+    except RedisUnavailableError:
+        return None
+    return None if record is None or not record.status.is_final else result_view(record)
+
+
+def _accepted(request: Request, accepted: Accepted) -> JSONResponse:
+    base = str(request.base_url).rstrip("/")
+    task_id, token = accepted.spec.job_id, accepted.spec.stream_token
+    status_url = f"{base}/status/{task_id}"
+    body = {
+        "status": "queued",
+        "task_id": task_id,
+        "message": MESSAGE,
+        "status_url": status_url,
+        "result_url": f"{base}/result/{task_id}",
+        "stream_url": f"{base}/stream/{task_id}?token={token}",
+        "cancel_url": f"{base}/tasks/{task_id}/cancel",
+        "queue_position": accepted.answer.queue_position,
+    }
+    headers = {
+        "Location": status_url,
+        "Retry-After": POLL_AFTER_S,
+        **rate_headers(request.scope),
+    }
+    return JSONResponse(body, 202, headers)

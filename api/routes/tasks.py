@@ -1,0 +1,130 @@
+"""Following a task: where it is, what came out, and calling it off."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from api.answers import (
+    CancelAnswer,
+    FailedAnswer,
+    GeneratedAnswer,
+    StatusAnswer,
+    UnfinishedAnswer,
+    errors,
+)
+from api.dependencies import GatewayDep, ReaderId, TaskId
+from api.gateway import Gateway
+from api.job_views import (
+    eta_s,
+    metrics_of,
+    result_view,
+    status_message,
+    status_view,
+    unfinished_view,
+)
+from common.errors import RedisUnavailableError
+from common.log import REQUEST_LOGGER
+from common.schemas import JobRecord, JobStatus
+
+POLL_AFTER_S = "1"
+
+_request_log = logging.getLogger(REQUEST_LOGGER)
+
+
+_FAILURES = errors(401, 404, 410, 429, 503)
+_CANCELLING: dict[str, Any] = {
+    "response_model": CancelAnswer,
+    "responses": {
+        202: {"model": CancelAnswer, "description": "Its worker was told."},
+        **_FAILURES,
+    },
+}
+
+router = APIRouter(tags=["Tasks"])
+
+
+@router.get(
+    "/status/{task_id}",
+    response_model=StatusAnswer,
+    summary="Where a task is",
+    responses=_FAILURES,
+)
+async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
+    """Its place in the line while it waits, its progress while it runs."""
+    record = await gateway.jobs.get(task_id, key_id)
+    place = await place_in_line(gateway, record)
+    eta = eta_s(record, place, gateway.poller.fleet, gateway.poller.mean_processing_s)
+    return JSONResponse(status_view(record, place, eta))
+
+
+@router.get(
+    "/result/{task_id}",
+    response_model=GeneratedAnswer | FailedAnswer,
+    summary="What a task has generated",
+    responses={
+        202: {"model": UnfinishedAnswer, "description": "Not there yet; see `Retry-After`."},
+        **_FAILURES,
+    },
+)
+async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
+    """The text and its metrics; `status: error` where the task failed or ran out of time.
+
+    A task that ran out of time also has `state: expired` and what it had generated. A cancelled
+    one has `status: cancelled` and what it had generated.
+    """
+    record = await gateway.jobs.get(task_id, key_id)
+    if not record.status.is_final:
+        return JSONResponse(unfinished_view(record), 202, {"Retry-After": POLL_AFTER_S})
+    return JSONResponse(result_view(record))
+
+
+@router.post("/tasks/{task_id}/cancel", summary="Cancel a task", **_CANCELLING)
+@router.delete("/tasks/{task_id}", summary="Cancel a task too", **_CANCELLING)
+async def cancel(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
+    """A waiting task ends at once, a running one at its worker's next step.
+
+    A task that has ended stays as it is: asking twice does no harm.
+    """
+    state, ended_here = await gateway.jobs.cancel(task_id, key_id)
+    if ended_here:
+        await _log_end(gateway, task_id)
+    message = status_message(state) if state.is_final else "Task is being cancelled"
+    body = {"status": state, "task_id": task_id, "message": message}
+    return JSONResponse(body, 200 if state.is_final else 202)
+
+
+async def place_in_line(gateway: Gateway, record: JobRecord) -> int | None:
+    """The place of a waiting job; None for any other."""
+    if record.status is not JobStatus.QUEUED:
+        return None
+    return await gateway.jobs.queue_position(record)
+
+
+async def _log_end(gateway: Gateway, task_id: str) -> None:
+    """Write the line that workers write for the jobs that they end."""
+    try:
+        record = await gateway.jobs.find(task_id)
+    except RedisUnavailableError:
+        return
+    if record is None:
+        return
+    metrics = metrics_of(record)
+    fields = {
+        "event": "job_ended",
+        "task_id": task_id,
+        "request_id": record.request_id,
+        "key_id": record.key_id,
+        "user_id": record.user_id,
+        "model": record.model,
+        "status": record.status,
+        "finish_reason": record.status,
+        "prompt_tokens": metrics["prompt_tokens"],
+        "completion_tokens": metrics["completion_tokens"],
+        "queue_s": metrics["queue_wait_time"],
+        "total_s": metrics["total_time"],
+    }
+    _request_log.info("job ended", extra=fields)

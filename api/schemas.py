@@ -1,0 +1,201 @@
+"""The body of `POST /generate`: its fields, their ranges, and what they mean together.
+
+Strict: an unknown field is an error, "512" is no number, and `true` is none either. Knows nothing
+about models; whether a prompt fits is the submission's to say.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from common.schemas import JobClass
+
+MAX_SEED = 2**63 - 1
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_METADATA = 16
+MAX_FIELDS = 64
+DEFAULT_TOP_K = 50
+
+Strategy = Literal["greedy", "top_k", "top_p"]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _encodable(text: str) -> str:
+    # A string with a length limit is checked by pydantic itself.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode, without lone surrogates") from None
+    return text
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+NameText = Annotated[str, StringConstraints(max_length=256), AfterValidator(_without_nul)]
+RoleText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+StopTexts = Annotated[
+    list[StopText],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
+                {
+                    "type": "array",
+                    "maxItems": MAX_STOPS,
+                    "items": {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
+                },
+            ]
+        }
+    ),
+]
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: RoleText = Field(examples=["user"])
+    content: Text = Field(examples=["Tell me a story about a little dog."])
+
+
+class GenerateRequest(BaseModel):
+    """What to generate, and how."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": "Once upon a time",
+                    "max_tokens": 128,
+                    "temperature": 0.7,
+                    "top_p": 0.9,
+                    "user_id": "user-12345",
+                }
+            ]
+        },
+    )
+
+    prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The text to answer. It goes through the model's chat template, unless `raw`.",
+    )
+    messages: list[ChatMessage] | None = Field(
+        default=None,
+        min_length=1,
+        fail_fast=True,
+        description="A conversation, in place of `prompt`.",
+    )
+    raw: bool = Field(default=False, description="Continue `prompt` as it is, without a template.")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31,
+        description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
+        "model's context still holds.",
+    )
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="0 is greedy. Default: TEMPERATURE (0.7)."
+    )
+    top_p: float | None = Field(
+        default=None, ge=0, le=1, description="Nucleus mass; 0 is greedy. Default: TOP_P (0.9)."
+    )
+    top_k: int = Field(
+        default=0, ge=0, le=2**31, description="Draw from the k likeliest tokens; 0: from all."
+    )
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Drop tokens less likely than this part of the likeliest one's probability.",
+    )
+    strategy: Strategy | None = Field(
+        default=None,
+        description="Wins over the numbers: `greedy` sets temperature 0, `top_k` sets top_p 1, "
+        "`top_p` sets top_k 0.",
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="The same seed draws the same tokens. Default: a random one.",
+    )
+    stop: StopTexts | None = Field(
+        default=None, description="Texts that end the answer and are not part of it."
+    )
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(default=1.0, ge=0.1, le=2, description="1 changes nothing.")
+    ignore_eos: bool = Field(default=False, description="Go on after the model's end token.")
+    min_tokens: int = Field(default=0, ge=0, description="Tokens to generate at least.")
+    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
+    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
+    user_id: NameText | None = Field(default=None, description="Your user, for your own tracking.")
+    priority: JobClass = Field(default="normal", description="Which line to wait in.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that the job may run. Default and maximum: TASK_TIME_LIMIT (120).",
+    )
+    metadata: dict[NameText, NameText] | None = Field(
+        default=None, max_length=MAX_METADATA, description="Up to 16 pairs of text, kept with it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound(cls, body: object) -> object:
+        # Each unknown field would become an error of its own; one is enough.
+        if isinstance(body, dict) and len(body) > MAX_FIELDS:
+            raise ValueError(f"The body must have at most {MAX_FIELDS} fields; got {len(body)}")
+        return body
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            came = "neither" if self.prompt is None else "both"
+            raise ValueError(f"Exactly one of prompt and messages is expected; got {came}")
+        if self.prompt is not None and not self.raw and not self.prompt.strip():
+            raise ValueError("prompt must not be empty; got nothing but white space")
+        if self.raw and self.messages is not None:
+            raise ValueError("raw goes with prompt, not with messages")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
+                f"{self.max_tokens}"
+            )
+        if self.model is not None and self.model_id not in (None, self.model):
+            raise ValueError("model and model_id are two names of one field; got different values")
+        return self
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that the request names, by either field."""
+        return self.model if self.model is not None else self.model_id

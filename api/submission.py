@@ -1,0 +1,149 @@
+"""From a checked request to a job in its queue."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import uuid
+from dataclasses import dataclass
+
+from api.fleet_poller import FleetPoller
+from api.schemas import DEFAULT_TOP_K, MAX_SEED, GenerateRequest
+from api.tokenizers import Tokenizers
+from common.errors import InvalidRequestError, QueueFullError
+from common.job_store import Submissions, Submitted
+from common.model_catalog import ModelCatalog
+from common.prompt import fit
+from common.schemas import JobSpec, Prompt, SamplingSpec
+from common.settings import Settings
+
+MEMORY_SHARE = 0.8
+"""Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
+MEMORY_RETRY_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that is in line."""
+
+    spec: JobSpec
+    answer: Submitted
+
+
+class Submitter:
+    """Turns requests into jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: ModelCatalog,
+        jobs: Submissions,
+        poller: FleetPoller,
+        tokenizers: Tokenizers,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._jobs = jobs
+        self._poller = poller
+        self._tokenizers = tokenizers
+
+    async def submit(self, body: GenerateRequest, key_id: str, request_id: str) -> Accepted:
+        """Check a request against its model, encode its prompt, and put the job in line.
+
+        Raises:
+            InvalidRequestError: The prompt is empty or does not fit, or `timeout` is too long.
+            ModelNotFoundError: The model is not configured.
+            RateLimitError: The key is over its rate.
+            QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
+            RedisUnavailableError: Redis is away.
+        """
+        self._check_memory()
+        spec = await self._spec(body, key_id, request_id)
+        answer = await self._jobs.submit(spec)
+        _log.info(
+            "job accepted",
+            extra={"task_id": spec.job_id, "key_id": key_id, "model": spec.model},
+        )
+        return Accepted(spec, answer)
+
+    async def _spec(self, body: GenerateRequest, key_id: str, request_id: str) -> JobSpec:
+        model = self._catalog.resolve(body.model_name).model
+        time_limit_s = self._time_limit_s(body)
+        prompt = _prompt_of(body)
+        card = await self._poller.card(model)
+        ids, max_tokens = None, body.max_tokens
+        if card is not None:
+            ids = await self._tokenizers.encode(card, prompt)
+            default = max(self._settings.max_new_tokens, body.min_tokens)
+            max_tokens = fit(card, len(ids), body.max_tokens, default)
+        return JobSpec(
+            job_id=str(uuid.uuid4()),
+            key_id=key_id,
+            model=model,
+            job_class=body.priority,
+            sampling=self._sampling(body, max_tokens, time_limit_s),
+            stream_token=secrets.token_urlsafe(24),
+            request_id=request_id,
+            prompt_ids=ids,
+            prompt=prompt if ids is None else None,
+            user_id=body.user_id,
+            metadata=body.metadata,
+        )
+
+    def _check_memory(self) -> None:
+        fleet = self._poller.fleet
+        if fleet is None or fleet.memory_limit is None:
+            return
+        if fleet.memory_used > MEMORY_SHARE * fleet.memory_limit:
+            raise QueueFullError(
+                "The queue's memory is nearly full; nothing new is taken until jobs have ended.",
+                retry_after_s=MEMORY_RETRY_S,
+            )
+
+    def _time_limit_s(self, body: GenerateRequest) -> float:
+        limit_s = self._settings.task_time_limit
+        if body.timeout is None:
+            return limit_s
+        if body.timeout > limit_s:
+            raise InvalidRequestError(
+                f"timeout must be at most TASK_TIME_LIMIT, {limit_s:g} seconds; "
+                f"got {body.timeout:g}.",
+                param="timeout",
+            )
+        return body.timeout
+
+    def _sampling(
+        self, body: GenerateRequest, max_tokens: int | None, time_limit_s: float
+    ) -> SamplingSpec:
+        temperature = self._settings.temperature if body.temperature is None else body.temperature
+        top_p = self._settings.top_p if body.top_p is None else body.top_p
+        top_k = body.top_k
+        if body.strategy == "greedy":
+            temperature = 0.0
+        elif body.strategy == "top_k":
+            top_p, top_k = 1.0, top_k or DEFAULT_TOP_K
+        elif body.strategy == "top_p":
+            top_k = 0
+        return SamplingSpec(
+            max_tokens=max_tokens,
+            time_limit_s=time_limit_s,
+            seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=body.min_p,
+            repetition_penalty=body.repetition_penalty,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            stop=tuple(body.stop or ()),
+            ignore_eos=body.ignore_eos,
+            min_tokens=body.min_tokens,
+        )
+
+
+def _prompt_of(body: GenerateRequest) -> Prompt:
+    if body.messages is not None:
+        return Prompt(messages=tuple(message.model_dump() for message in body.messages))
+    return Prompt(text=body.prompt, raw=body.raw)
