@@ -57,6 +57,8 @@ class StatusAnswer(_Answer):
     started_at: str | None
     ended_at: str | None
     model: str
+    user_id: str | None
+    metadata: dict[str, str]
 
 
 class UnfinishedAnswer(_Answer):

@@ -62,6 +62,8 @@ def status_view(
         "started_at": _iso(record.started_ms),
         "ended_at": _iso(record.ended_ms),
         "model": record.model,
+        "user_id": record.user_id,
+        "metadata": record.metadata or {},
     }
 
 

@@ -58,8 +58,14 @@ class RequestId:
             await self._app(scope, receive, send_with_id)
 
 
+PROBED_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/ready", "/metrics"})
+
+
 class AccessLog:
-    """One line a request: never the query, which may hold a key or a token."""
+    """One line a request: never the query, which may hold a key or a token.
+
+    Probes and scrapes come every few seconds and tell nothing: theirs are at DEBUG.
+    """
 
     def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
         self._app = app
@@ -88,9 +94,10 @@ class AccessLog:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._observe(method, route, status, duration_s)
         extra: dict[str, Any] = {"status": status, "ms": round(duration_s * 1000, 1)}
-        if "key_id" in scope["state"]:
-            extra["key_id"] = scope["state"]["key_id"]
-        _log.info("%s %s", method, path, extra=extra)
+        state = scope["state"]
+        extra.update({name: state[name] for name in ("key_id", "task_id") if name in state})
+        level = logging.DEBUG if route in PROBED_ROUTES else logging.INFO
+        _log.log(level, "%s %s", method, path, extra=extra)
 
 
 class SecurityHeaders:

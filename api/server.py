@@ -7,6 +7,7 @@ A second SIGINT ends it at once.
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 import socket
@@ -20,6 +21,8 @@ from api.main import create_app
 from common import log
 from common.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 
 class Server(uvicorn.Server):
     """uvicorn, with a word to the gateway before it waits for its connections to close.
@@ -32,6 +35,14 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, begin_shutdown: Callable[[], None]) -> None:
         super().__init__(config)
         self._begin_shutdown = begin_shutdown
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Source: uvicorn.Server."""
+        await super().startup(sockets)
+        if self.started:
+            host = self.config.host
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("listening on http://%s:%d", shown, self.config.port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Source: uvicorn.Server."""
@@ -71,8 +82,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: There is no REDIS_URL.
-        OSError: The log folder cannot be written.
+        SettingsError: There is no REDIS_URL, or the log folder cannot be written.
     """
     log.configure(settings, "gateway")
     _allow_many_connections()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from common.settings import Settings
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
 MEMORY_RETRY_S = 5.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +58,7 @@ class Submitter:
         """
         self._check_memory()
         spec = await self._spec(body, key_id, request_id)
-        answer = await self._jobs.submit(spec)
-        _log.info(
-            "job accepted",
-            extra={"task_id": spec.job_id, "key_id": key_id, "model": spec.model},
-        )
-        return Accepted(spec, answer)
+        return Accepted(spec, await self._jobs.submit(spec))
 
     async def _spec(self, body: GenerateRequest, key_id: str, request_id: str) -> JobSpec:
         model = self._catalog.resolve(body.model_name).model

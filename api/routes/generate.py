@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from api.answers import GeneratedAnswer, SubmitAnswer, errors
@@ -20,13 +18,14 @@ from common.errors import RateLimitError, RedisUnavailableError
 POLL_AFTER_S = "1"
 MESSAGE = "Your request is being processed. Use the task_id to check status."
 
-PreferHeader = Annotated[
-    list[str] | None,
-    Header(
-        description="`wait=N` answers with the result if it is there within N seconds, 60 at most."
-    ),
-]
-
+# The header may come several times, which FastAPI would describe as a list.
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N`: the result, if it is there within N seconds, 60 at most.",
+    "schema": {"type": "string"},
+    "example": "wait=30",
+}
 
 router = APIRouter(tags=["Generate"])
 
@@ -40,25 +39,26 @@ router = APIRouter(tags=["Generate"])
         200: {"model": GeneratedAnswer, "description": "With `Prefer: wait`: the result."},
         **errors(400, 401, 404, 413, 429, 503),
     },
+    openapi_extra={"parameters": [_PREFER]},
 )
 async def generate(
     request: Request,
     gateway: GatewayDep,
     key_id: SubmitterId,
     body: GenerateRequest,
-    prefer: PreferHeader = None,
 ) -> JSONResponse:
     """Answers at once with the id of the task and the addresses to follow it at.
 
     Poll `status_url` or `result_url`, or read `stream_url`; do not build these yourself. With
     `Prefer: wait=N` the answer is the result itself, if it is there within N seconds.
     """
-    wait_s = wait_of(prefer or [])
+    wait_s = wait_of(request.headers.getlist("prefer"))
     try:
         accepted = await gateway.submitter.submit(body, key_id, request.state.request_id)
     except RateLimitError as error:
         request.state.rate = gateway.limits.refused(error)
         raise
+    request.state.task_id = accepted.spec.job_id
     request.state.rate = gateway.limits.submitted(accepted.answer)
     if wait_s is not None:
         result = await _result_within(gateway, accepted, wait_s)

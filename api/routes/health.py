@@ -54,15 +54,15 @@ _NOT_READY: Documented = {503: {"model": ReadyAnswer, "description": "They are n
 
 
 @router.get(
-    "/health/ready",
-    response_model=ReadyAnswer,
-    summary="Whether tasks are run",
-    responses=_NOT_READY,
-)
-@router.get(
     "/ready",
     response_model=ReadyAnswer,
     summary="The same, for those who ask here",
+    responses=_NOT_READY,
+)
+@router.get(
+    "/health/ready",
+    response_model=ReadyAnswer,
+    summary="Whether tasks are run",
     responses=_NOT_READY,
 )
 async def ready(gateway: GatewayDep) -> JSONResponse:

@@ -82,8 +82,8 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
     return JSONResponse(result_view(record))
 
 
-@router.post("/tasks/{task_id}/cancel", summary="Cancel a task", **_CANCELLING)
 @router.delete("/tasks/{task_id}", summary="Cancel a task too", **_CANCELLING)
+@router.post("/tasks/{task_id}/cancel", summary="Cancel a task", **_CANCELLING)
 async def cancel(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
     """A waiting task ends at once, a running one at its worker's next step.
 

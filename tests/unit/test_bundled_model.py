@@ -38,7 +38,10 @@ def tokenizer() -> Tokenizer:
 def model() -> Iterator[LlamaForCausalLM]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32, local_files_only=True)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        FOLDER, dtype=torch.float32, local_files_only=True
+    )
+    yield cast(LlamaForCausalLM, loaded)
     torch.set_num_threads(threads)
 
 

@@ -98,8 +98,11 @@ class LiveGateway:
         await self._serving
 
 
+StartLive = Callable[[Settings], LiveGateway]
+
+
 @pytest.fixture
-async def start_live() -> AsyncIterator[Callable[[Settings], LiveGateway]]:
+async def start_live() -> AsyncIterator[StartLive]:
     """Start gateways under uvicorn; ended with the test."""
     started: list[LiveGateway] = []
 
@@ -113,7 +116,7 @@ async def start_live() -> AsyncIterator[Callable[[Settings], LiveGateway]]:
 
 
 @pytest.fixture
-async def live(start_live: Callable[[Settings], LiveGateway], settings: Settings) -> LiveGateway:
+async def live(start_live: StartLive, settings: Settings) -> LiveGateway:
     return start_live(settings)
 
 

@@ -267,7 +267,8 @@ async def test_open_ai_clients_may_send_the_key_as_a_bearer_token(
     assert response.status_code == 202
 
 
-async def test_the_submission_of_seed_001_works_as_it_stands(http: httpx.AsyncClient) -> None:
+async def test_the_users_own_example_of_a_submission_is_accepted(http: httpx.AsyncClient) -> None:
+    # From 001_236851b6479a707f.txt.
     body = {
         "prompt": "Your prompt here",
         "max_tokens": 512,

@@ -8,7 +8,7 @@ import pytest
 
 from api.gateway import Gateway
 from common.settings import Settings
-from tests.integration.api.conftest import Start
+from tests.integration.api.conftest import Start, StartLive
 from tests.integration.api.support import submit
 
 
@@ -114,7 +114,9 @@ async def test_each_request_is_one_line_with_its_key_and_without_its_query(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "api.access")
-    await submit(http)
+    task_id = await submit(http)
+    [line] = log_records(caplog)
+    assert line.__dict__["task_id"] == task_id
     caplog.clear()
     await http.get("/status/x?api_key=hidden")
     [line] = log_records(caplog)
@@ -125,6 +127,15 @@ async def test_each_request_is_one_line_with_its_key_and_without_its_query(
     assert "hidden" not in repr(line.__dict__)
 
 
+async def test_probes_do_not_fill_the_log(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "api.access")
+    for path in ("/health", "/health/live", "/ready", "/metrics"):
+        await http.get(path)
+    assert log_records(caplog) == []
+
+
 async def test_a_path_cannot_write_lines_of_its_own_into_the_log(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,3 +144,15 @@ async def test_a_path_cannot_write_lines_of_its_own_into_the_log(
     [line] = log_records(caplog)
     assert line.getMessage().isprintable()
     assert len(line.getMessage()) < 200
+
+
+@pytest.mark.parametrize(("proxy", "scheme"), [("127.0.0.1", "https"), ("10.0.0.1", "http")])
+async def test_only_a_trusted_proxy_says_how_it_was_called(
+    start_live: StartLive, make_settings: Callable[..., Settings], proxy: str, scheme: str
+) -> None:
+    async with start_live(make_settings(trusted_proxies=[proxy])).client() as http:
+        response = await http.post(
+            "/generate", json={"prompt": "a"}, headers={"X-Forwarded-Proto": "https"}
+        )
+    assert response.json()["status_url"].startswith(f"{scheme}://")
+    assert ("strict-transport-security" in response.headers) == (scheme == "https")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from common.connection import SyncRedis, connect
 from common.settings import Settings
-from tests.integration.api.conftest import LiveGateway
+from tests.integration.api.conftest import LiveGateway, StartLive
 from tests.integration.api.support import (
     ALICE,
     AS_ALICE,
@@ -94,14 +96,39 @@ async def test_health_and_metrics_answer_while_redis_is_away(
 
 
 async def test_a_gateway_that_starts_before_redis_waits_for_it(
-    own_redis: RedisServer, live: LiveGateway, live_http: httpx.AsyncClient
+    own_redis: RedisServer, start_live: StartLive, settings: Settings
 ) -> None:
     own_redis.kill()
-    body = await wait_for_health(live_http, "unhealthy")
-    assert body["redis_connected"] is False
-    own_redis.start()
+    async with start_live(settings).client() as http:
+        body = (await http.get("/health")).json()
+        assert (body["status"], body["redis_connected"]) == ("unhealthy", False)
+        own_redis.start()
+        await wait_for_health(http, "degraded")
+        await submit(http)
+
+
+async def test_health_answers_while_redis_hangs(
+    live_http: httpx.AsyncClient, own_redis: RedisServer
+) -> None:
     await wait_for_health(live_http, "degraded")
-    await submit(live_http)
+    os.kill(own_redis.pid, signal.SIGSTOP)
+    await wait_for_health(live_http, "unhealthy")
+    os.kill(own_redis.pid, signal.SIGCONT)
+    await wait_for_health(live_http, "degraded")
+
+
+async def test_events_that_pub_sub_lost_still_reach_the_stream(
+    live_http: httpx.AsyncClient, worker: HandWorker, client: SyncRedis
+) -> None:
+    task_id = await submit(live_http)
+    claim = worker.claim()
+    async with open_stream(live_http, task_id) as stream:
+        await stream.next()
+        client.client_kill_filter(_type="pubsub")
+        worker.say(claim, "One")
+        assert (await stream.next()).token == "One"
+        worker.say(claim, " two")
+        assert (await stream.next()).token == " two"
 
 
 async def test_an_open_stream_goes_on_when_redis_is_back(

@@ -12,7 +12,8 @@ import pytest
 
 from common import keys
 from common.connection import SyncRedis
-from tests.integration.api.conftest import LiveGateway
+from common.settings import Settings
+from tests.integration.api.conftest import LiveGateway, StartLive
 from tests.integration.api.support import (
     ALICE,
     MODEL,
@@ -30,10 +31,10 @@ RUN = "from common.settings import load_settings; from api.server import run; ru
 
 async def test_a_shutdown_ends_streams_and_their_clients_go_on_at_another_gateway(
     live: LiveGateway,
-    start_live: object,
+    start_live: StartLive,
     live_http: httpx.AsyncClient,
     worker: HandWorker,
-    settings: object,
+    settings: Settings,
 ) -> None:
     task_id = await submit(live_http)
     claim = worker.claim()
@@ -45,7 +46,7 @@ async def test_a_shutdown_ends_streams_and_their_clients_go_on_at_another_gatewa
     await stopping
     worker.say(claim, " two")
     worker.end(claim)
-    other = start_live(settings)  # type: ignore[operator]
+    other = start_live(settings)
     async with (
         other.client() as http,
         open_stream(http, task_id, last_event_id=before[-1].eid) as stream,
@@ -88,7 +89,7 @@ async def test_a_gateway_process_ends_with_status_0_and_its_streams_with_it(
     )
     assert process.stderr is not None
     async for line in process.stderr:
-        if b"running on" in line:
+        if b"listening on" in line:
             break
     base = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient(

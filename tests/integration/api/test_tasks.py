@@ -46,7 +46,17 @@ async def test_the_status_of_a_waiting_task_tells_its_place_in_line(
         "started_at": None,
         "ended_at": None,
         "model": MODEL,
+        "user_id": None,
+        "metadata": {},
     }
+
+
+async def test_the_status_shows_what_the_client_keeps_with_its_task(
+    http: httpx.AsyncClient,
+) -> None:
+    task_id = await submit(http, user_id="u1", metadata={"a": "b"})
+    body = (await http.get(f"/status/{task_id}")).json()
+    assert (body["user_id"], body["metadata"]) == ("u1", {"a": "b"})
 
 
 async def test_a_higher_class_goes_before(http: httpx.AsyncClient) -> None:
