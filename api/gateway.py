@@ -21,6 +21,7 @@ from common.errors import SettingsError
 from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
+from common.request_log import OnEnd, request_logger
 from common.settings import Settings
 
 FIRST_POLL_S = 1.0
@@ -40,6 +41,7 @@ class Gateway:
     poller: FleetPoller
     submitter: Submitter
     http_metrics: HttpMetrics
+    on_end: OnEnd
     started_s: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -69,6 +71,7 @@ class Gateway:
             poller=poller,
             submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet)),
             http_metrics=HttpMetrics(),
+            on_end=request_logger(log_prompts=settings.log_prompts),
         )
 
     @asynccontextmanager

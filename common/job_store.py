@@ -174,6 +174,14 @@ class Pulse:
     cancelled: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """Jobs whose lease had passed: those that are in line again, and those that have ended."""
+
+    requeued: tuple[str, ...]
+    ended: tuple[str, ...]
+
+
 class Claims:
     """The worker's half: claim, keep, end and give back; and the reaper."""
 
@@ -242,16 +250,16 @@ class Claims:
         with translated_errors():
             return bool(self._release.call(self._client, job_id, nonce, *self._ttls))
 
-    def reap(self, period_s: float) -> list[str]:
+    def reap(self, period_s: float) -> Reaped:
         """Take back jobs whose lease has passed, from every worker, and top up the permits."""
         message = f"The job's workers died {self._max_attempts} times while they ran it."
         with translated_errors():
-            taken = self._reap.call(
+            requeued, ended = self._reap.call(
                 self._client,
                 *(int(period_s * 1000), self._lease_ms, REAP_LIMIT, self._max_attempts),
                 *(*self._ttls, WorkerLostError.__name__, message),
             )
-        return list(taken)
+        return Reaped(tuple(requeued), tuple(ended))
 
     def fail_ready(self, model: str, error: JobError) -> list[str]:
         """Fail the waiting jobs of a model that no live worker can load."""
@@ -261,6 +269,12 @@ class Claims:
                 *(model, type(error).__name__, error.message, REAP_LIMIT, *self._ttls),
             )
         return list(failed)
+
+    def find(self, job_id: str) -> JobRecord | None:
+        """The record of a job."""
+        with translated_errors():
+            fields = cast(Any, self._client.hgetall(keys.job(job_id)))
+        return JobRecord.from_fields(job_id, fields) if fields else None
 
     def leave(self) -> None:
         """Stop announcing this worker."""

@@ -75,6 +75,7 @@ def configure(settings: Settings, process: str) -> None:
     requests.propagate = False
     # Celery would write two lines a job, both said better by the line that ends it.
     celery = ("celery.worker.strategy", "celery.app.trace")
+    logging.getLogger("slowapi").setLevel(logging.ERROR)  # a line for each 429, which we log
     for noisy in ("httpx", "urllib3", "filelock", "kombu", "amqp", "uvicorn.error", *celery):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 

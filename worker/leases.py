@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from common.cancellations import Cancellations
 from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import WorkerInfo
 from common.job_store import Claims, Holding
+from common.request_log import OnEnd, outcome_of
 from worker.held_jobs import HeldJobs
 
 REAP_PERIOD_S = 2.0
@@ -118,14 +119,20 @@ class Reaper:
 
     Args:
         load_error: Says why this worker cannot load its model, while that is so.
+        on_end: Called once for each job that the reaper has ended.
     """
 
     def __init__(
-        self, claims: Claims, model: str, load_error: Callable[[], ModelLoadError | None]
+        self,
+        claims: Claims,
+        model: str,
+        load_error: Callable[[], ModelLoadError | None],
+        on_end: OnEnd,
     ) -> None:
         self._claims = claims
         self._model = model
         self._load_error = load_error
+        self._on_end = on_end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -146,10 +153,17 @@ class Reaper:
                 continue
 
     def _reap(self) -> None:
-        for job_id in self._claims.reap(REAP_PERIOD_S):
+        reaped = self._claims.reap(REAP_PERIOD_S)
+        for job_id in reaped.requeued:
             log.warning("Took back a job whose worker is gone", extra={"task_id": job_id})
+        self._tell_ends(reaped.ended)
         error = self._load_error()
         if error is not None:
-            failed = self._claims.fail_ready(self._model, error)
-            for job_id in failed:
-                log.error("Failed a job: %s", error.message, extra={"task_id": job_id})
+            self._tell_ends(self._claims.fail_ready(self._model, error))
+
+    def _tell_ends(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            record = self._claims.find(job_id)
+            if record is not None:
+                log.error("A job failed: %s", record.error_message, extra={"task_id": job_id})
+                self._on_end(record, outcome_of(record))

@@ -32,6 +32,7 @@ from common.job_store import Claims
 from common.model_catalog import ModelCatalog
 from common.permits import TASK_NAME
 from common.queue import create_celery
+from common.request_log import request_logger
 from common.settings import Settings, load_settings
 from worker import kombu_guards
 from worker.backends.base import Backend
@@ -39,7 +40,6 @@ from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.leases import Heartbeat, Reaper
 from worker.publisher import Publisher
-from worker.request_log import request_logger
 from worker.tasks import Draining, JobRunner
 
 logger = logging.getLogger("worker")
@@ -72,7 +72,9 @@ class Worker:
             lease_s=settings.lease_s,
             engine_stall_s=settings.engine_stall_s,
         )
-        self._reaper = Reaper(self._claims, self._entry.model, lambda: self._host.load_error)
+        self._reaper = Reaper(
+            self._claims, self._entry.model, lambda: self._host.load_error, on_end
+        )
         self._runner = JobRunner(
             self._entry.model,
             self._host,

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from common.errors import RedisUnavailableError
 from common.event_stream import Append, Appended, EventWriter
 from common.job_store import Claims, FencedError
-from common.schemas import JobRecord, Outcome
+from common.request_log import OnEnd
+from common.schemas import Outcome
 from worker.backends.base import Delta
 from worker.held_jobs import HeldJob, HeldJobs
 
@@ -40,7 +41,7 @@ class Publisher:
         events: EventWriter,
         claims: Claims,
         abort: Callable[[str], None],
-        on_end: Callable[[JobRecord, Outcome], None],
+        on_end: OnEnd,
     ) -> None:
         self._held = held
         self._events = events

@@ -16,6 +16,7 @@ from common.event_stream import EventWriter
 from common.job_store import Claim, Claims, FencedError
 from common.log import log_context
 from common.prompt import PromptEncoder, fit
+from common.request_log import OnEnd
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
@@ -45,7 +46,7 @@ class JobRunner:
         held: HeldJobs,
         claims: Claims,
         events: EventWriter,
-        on_end: Callable[[JobRecord, Outcome], None],
+        on_end: OnEnd,
         *,
         default_max_tokens: int,
     ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fastapi import APIRouter
@@ -20,19 +19,16 @@ from api.dependencies import GatewayDep, ReaderId, TaskId
 from api.gateway import Gateway
 from api.job_views import (
     eta_s,
-    metrics_of,
     result_view,
     status_message,
     status_view,
     unfinished_view,
 )
 from common.errors import RedisUnavailableError
-from common.log import REQUEST_LOGGER
+from common.request_log import outcome_of
 from common.schemas import JobRecord, JobStatus
 
 POLL_AFTER_S = "1"
-
-_request_log = logging.getLogger(REQUEST_LOGGER)
 
 
 _FAILURES = errors(401, 404, 410, 429, 503)
@@ -112,19 +108,4 @@ async def _log_end(gateway: Gateway, task_id: str) -> None:
         return
     if record is None:
         return
-    metrics = metrics_of(record)
-    fields = {
-        "event": "job_ended",
-        "task_id": task_id,
-        "request_id": record.request_id,
-        "key_id": record.key_id,
-        "user_id": record.user_id,
-        "model": record.model,
-        "status": record.status,
-        "finish_reason": record.status,
-        "prompt_tokens": metrics["prompt_tokens"],
-        "completion_tokens": metrics["completion_tokens"],
-        "queue_s": metrics["queue_wait_time"],
-        "total_s": metrics["total_time"],
-    }
-    _request_log.info("job ended", extra=fields)
+    gateway.on_end(record, outcome_of(record))

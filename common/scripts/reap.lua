@@ -1,7 +1,7 @@
 -- Take back the jobs whose lease has passed, and top up the permits.
 -- ARGV: period (ms), lease (ms), most jobs a call, max attempts, result ttl (s), stream grace (s),
 --       error type and message of a job that lost its workers too often
--- Returns the ids taken back.
+-- Returns {{ids back in their line}, {ids ended}}.
 local period_ms, lease_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_attempts = tonumber(ARGV[4])
 local result_ttl_s, stream_grace_s = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -16,18 +16,22 @@ if now - last > 3 * period_ms then
   end
 end
 
-local taken = redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now), 'LIMIT', 0, limit)
-for _, id in ipairs(taken) do
+local requeued, ended = {}, {}
+local lapsed = redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now), 'LIMIT', 0, limit)
+for _, id in ipairs(lapsed) do
   local job = KEY.JOB .. id
   local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel')
   local crashes = redis.call('HINCRBY', job, 'crashes', 1)
   if old[4] then
     end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
+    ended[#ended + 1] = id
   elseif crashes >= max_attempts then
     end_job(id, 'failed', '[]', {'error_type', ARGV[7], 'error_message', ARGV[8]},
       result_ttl_s, stream_grace_s)
+    ended[#ended + 1] = id
   else
     requeue(id, old[1], old[2], old[3])
+    requeued[#requeued + 1] = id
   end
 end
 
@@ -44,4 +48,4 @@ for _, model in ipairs(redis.call('SMEMBERS', KEY.MODELS)) do
   end
 end
 redis.call('ZREMRANGEBYSCORE', KEY.WORKERS, '-inf', int(now - 3 * WORKER_TTL_S * 1000))
-return taken
+return {requeued, ended}

@@ -20,7 +20,7 @@ from common.errors import (
 )
 from common.event_stream import Append, EventReader, EventWriter
 from common.fleet import FleetReader, ServedModel, WorkerInfo
-from common.job_store import Claim, Claims, FencedError, Holding, Submissions
+from common.job_store import Claim, Claims, FencedError, Holding, Reaped, Submissions
 from common.schemas import (
     ChoiceResult,
     EndEvent,
@@ -94,7 +94,7 @@ class Bench:
     def let_lease_pass(self, job_id: str) -> None:
         self.client.zadd(keys.LEASES, {job_id: 1})
 
-    def reap(self) -> list[str]:
+    def reap(self) -> Reaped:
         # A reaper that ran just now: nobody was away.
         self.client.set(keys.REAPED, 2**53)
         return self.claims.reap(2.0)
@@ -237,7 +237,7 @@ async def test_only_the_present_claim_may_append_or_finish(bench: Bench) -> None
     old = bench.claim()
     bench.append(old, 0, 5)
     bench.let_lease_pass(job_id)
-    assert bench.reap() == [job_id]
+    assert bench.reap() == Reaped((job_id,), ())
     assert bench.append(old, 1, 6).fenced  # while it waits
     new = bench.claim()
     assert bench.append(old, 1, 6).fenced  # while another one runs it
@@ -337,7 +337,7 @@ async def test_a_heartbeat_keeps_a_job_from_the_reaper(bench: Bench) -> None:
     claim = bench.claim()
     bench.let_lease_pass(job_id)
     bench.claims.heartbeat(announcement("ready"), [Holding(job_id, claim.nonce, 1)])
-    assert bench.reap() == []
+    assert bench.reap() == Reaped((), ())
 
 
 async def test_a_released_job_goes_on_in_its_old_place_without_an_attempt(bench: Bench) -> None:
@@ -380,7 +380,7 @@ async def test_after_redis_was_away_leases_are_extended_once(bench: Bench) -> No
     bench.claim()
     bench.let_lease_pass(job_id)
     bench.client.delete(keys.REAPED)
-    assert bench.claims.reap(2.0) == []
+    assert bench.claims.reap(2.0) == Reaped((), ())
     assert bench.client.zscore(keys.LEASES, job_id) != 1
 
 
