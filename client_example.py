@@ -7,7 +7,8 @@
     for text in client.stream(task_id):
         print(text, end="", flush=True)
 
-Copy it into your own program, or run it: `python client_example.py` shows all of it live.
+Copy it into your own program, or run it: `python client_example.py` shows all of it live. It is one
+long file because it is meant to be copied.
 
 What can go wrong:
     LLMError

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from common.connection import AsyncRedis, SyncRedis, connect, connect_async
+from tests.integration.stores import Bench
 from tests.redis_server import RedisServer
 
 
@@ -47,3 +48,8 @@ async def aclient(redis_url: str) -> AsyncIterator[AsyncRedis]:
     client = connect_async(redis_url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def bench(client: SyncRedis, aclient: AsyncRedis) -> Bench:
+    return Bench(client, aclient)

@@ -4,105 +4,27 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
-from typing import Any
 
 import pytest
 
 from common import keys, permits
 from common.connection import AsyncRedis, SyncRedis
 from common.errors import (
-    ModelLoadError,
     QueueFullError,
     RateLimitError,
     TaskExpiredError,
     TaskNotFoundError,
 )
-from common.event_stream import Append, EventReader, EventWriter
-from common.fleet import FleetReader, ServedModel, WorkerInfo
-from common.job_store import Claim, Claims, FencedError, Holding, Reaped, Submissions
+from common.job_store import Holding
 from common.schemas import (
     ChoiceResult,
     EndEvent,
-    JobClass,
-    JobRecord,
-    JobSpec,
     JobStatus,
     Outcome,
-    SamplingSpec,
     StreamEvent,
     TokenEvent,
 )
-from common.settings import Settings
-
-MODEL = "m"
-KEY = "key-a"
-
-
-def settings(**changes: Any) -> Settings:
-    limits = {"rate_limit_per_minute": 60_000, "rate_limit_burst": 1000}
-    return Settings(**(limits | changes))
-
-
-def spec(job_class: JobClass = "normal", key_id: str = KEY) -> JobSpec:
-    return JobSpec(
-        job_id=str(uuid.uuid4()),
-        key_id=key_id,
-        model=MODEL,
-        job_class=job_class,
-        sampling=SamplingSpec(max_tokens=10, time_limit_s=60, seed=7),
-        stream_token="token",
-        request_id="request",
-        prompt_ids=(1, 2, 3),
-    )
-
-
-def announcement(state: Any, worker_id: str = "w") -> str:
-    models = {MODEL: ServedModel(state, "no such file" if state == "error" else None)}
-    return WorkerInfo(worker_id, "host", 1, "0", "cpu", 8, 0, models).pack()
-
-
-class Bench:
-    """The stores of one test, and short names for what tests do with them."""
-
-    def __init__(self, client: SyncRedis, aclient: AsyncRedis, **changes: Any) -> None:
-        self.client = client
-        self.settings = settings(**changes)
-        self.submissions = Submissions(aclient, self.settings)
-        self.reader = EventReader(aclient)
-        self.fleet = FleetReader(aclient)
-        self.claims = Claims(client, self.settings, "w")
-        self.events = EventWriter(client)
-
-    async def submit(self, job_class: JobClass = "normal") -> str:
-        job = spec(job_class)
-        await self.submissions.submit(job)
-        return job.job_id
-
-    def claim(self) -> Claim:
-        claim = self.claims.claim([MODEL])
-        assert claim is not None
-        return claim
-
-    async def record(self, job_id: str) -> JobRecord:
-        return await self.submissions.get(job_id, KEY)
-
-    def append(self, claim: Claim, position: int, *tokens: int) -> Any:
-        event = TokenEvent(position, tokens, tuple(f"<{t}>" for t in tokens))
-        return self.events.append([Append(claim.record.job_id, claim.nonce, event, 5)])[0]
-
-    def let_lease_pass(self, job_id: str) -> None:
-        self.client.zadd(keys.LEASES, {job_id: 1})
-
-    def reap(self) -> Reaped:
-        # A reaper that ran just now: nobody was away.
-        self.client.set(keys.REAPED, 2**53)
-        return self.claims.reap(2.0)
-
-
-@pytest.fixture
-def bench(client: SyncRedis, aclient: AsyncRedis) -> Bench:
-    return Bench(client, aclient)
+from tests.integration.stores import KEY, MODEL, Bench, announcement, spec
 
 
 async def test_a_submitted_job_waits_in_line_with_a_permit(bench: Bench) -> None:
@@ -232,20 +154,6 @@ async def test_events_are_read_after_an_id(bench: Bench) -> None:
     assert [e.eid for e in await bench.reader.after(job_id, 2)] == [3, 4]
 
 
-async def test_only_the_present_claim_may_append_or_finish(bench: Bench) -> None:
-    job_id = await bench.submit()
-    old = bench.claim()
-    bench.append(old, 0, 5)
-    bench.let_lease_pass(job_id)
-    assert bench.reap() == Reaped((job_id,), ())
-    assert bench.append(old, 1, 6).fenced  # while it waits
-    new = bench.claim()
-    assert bench.append(old, 1, 6).fenced  # while another one runs it
-    with pytest.raises(FencedError):
-        bench.claims.finish(job_id, old.nonce, Outcome(JobStatus.COMPLETED), 0)
-    assert bench.append(new, 1, 6).committed == 2
-
-
 async def test_a_finished_job_has_its_result_and_a_last_event(bench: Bench) -> None:
     job_id = await bench.submit()
     claim = bench.claim()
@@ -324,75 +232,6 @@ async def test_a_running_job_is_cancelled_through_append_and_heartbeat(bench: Be
     assert pulse.cancelled == (claim.nonce,)
 
 
-async def test_a_heartbeat_names_jobs_that_are_no_longer_held(bench: Bench) -> None:
-    job_id = await bench.submit()
-    claim = bench.claim()
-    assert bench.claims.release(job_id, claim.nonce)
-    pulse = bench.claims.heartbeat(announcement("ready"), [Holding(job_id, claim.nonce, 1)])
-    assert pulse.lost == (claim.nonce,)
-
-
-async def test_a_heartbeat_keeps_a_job_from_the_reaper(bench: Bench) -> None:
-    job_id = await bench.submit()
-    claim = bench.claim()
-    bench.let_lease_pass(job_id)
-    bench.claims.heartbeat(announcement("ready"), [Holding(job_id, claim.nonce, 1)])
-    assert bench.reap() == Reaped((), ())
-
-
-async def test_a_released_job_goes_on_in_its_old_place_without_an_attempt(bench: Bench) -> None:
-    first = await bench.submit()
-    second = await bench.submit()
-    claim = bench.claim()
-    bench.append(claim, 0, 5)
-    assert bench.claims.release(first, claim.nonce)
-    assert not bench.claims.release(first, claim.nonce)
-    again = bench.claim()
-    assert (again.record.job_id, again.record.attempts) == (first, 1)
-    assert bench.events.committed(first) == [TokenEvent(0, (5,), ("<5>",))]
-    assert bench.claim().record.job_id == second
-
-
-async def test_a_job_whose_workers_keep_dying_fails_with_what_it_had(bench: Bench) -> None:
-    job_id = await bench.submit()
-    for attempt in range(bench.settings.max_attempts):
-        bench.append(bench.claim(), attempt, 5)
-        bench.let_lease_pass(job_id)
-        bench.reap()
-    record = await bench.record(job_id)
-    assert (record.status, record.error_type) == ("failed", "WorkerLostError")
-    assert record.choices[0].token_ids == (5, 5, 5)
-    assert record.choices[0].text == "<5><5><5>"
-
-
-async def test_a_cancelled_job_whose_worker_died_ends_cancelled(bench: Bench) -> None:
-    job_id = await bench.submit()
-    bench.append(bench.claim(), 0, 5)
-    await bench.submissions.cancel(job_id, KEY)
-    bench.let_lease_pass(job_id)
-    bench.reap()
-    record = await bench.record(job_id)
-    assert (record.status, record.choices[0].text) == ("cancelled", "<5>")
-
-
-async def test_after_redis_was_away_leases_are_extended_once(bench: Bench) -> None:
-    job_id = await bench.submit()
-    bench.claim()
-    bench.let_lease_pass(job_id)
-    bench.client.delete(keys.REAPED)
-    assert bench.claims.reap(2.0) == Reaped((), ())
-    assert bench.client.zscore(keys.LEASES, job_id) != 1
-
-
-async def test_lost_permits_are_topped_up_to_the_waiting_jobs(bench: Bench) -> None:
-    for _ in range(3):
-        await bench.submit()
-    bench.client.delete(keys.permits(MODEL))
-    bench.reap()
-    bench.reap()
-    assert bench.claims.num_permits(MODEL) == 3
-
-
 async def test_the_brokers_list_stays_under_its_cap(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,20 +247,6 @@ async def test_a_permit_says_whose_job_it_is_and_no_more(bench: Bench) -> None:
     assert permit["headers"]["id"] == job_id
     assert permit["properties"]["delivery_info"]["routing_key"] == keys.permits(MODEL)
     assert json.loads(base64.b64decode(permit["body"]))[:2] == [[], {}]
-
-
-async def test_jobs_fail_when_no_live_worker_can_load_their_model(bench: Bench) -> None:
-    job_id = await bench.submit()
-    error = ModelLoadError("Model loading failed: no such file")
-    assert bench.claims.fail_ready(MODEL, error) == []  # nobody has said so
-    bench.claims.heartbeat(announcement("error"), [])
-    other = Claims(bench.client, bench.settings, "w2")
-    other.heartbeat(announcement("loading", "w2"), [])
-    assert bench.claims.fail_ready(MODEL, error) == []  # another one still tries
-    other.leave()
-    assert bench.claims.fail_ready(MODEL, error) == [job_id]
-    record = await bench.record(job_id)
-    assert (record.error_type, record.error_message) == ("ModelLoadError", error.message)
 
 
 async def test_the_scripts_survive_that_redis_forgets_them(bench: Bench) -> None:

@@ -1,0 +1,84 @@
+"""The stores of one test, and short names for what tests do with them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from common import keys
+from common.connection import AsyncRedis, SyncRedis
+from common.event_stream import Append, EventReader, EventWriter
+from common.fleet import FleetReader, ServedModel, WorkerInfo
+from common.job_store import Claim, Claims, Reaped, Submissions
+from common.schemas import (
+    JobClass,
+    JobRecord,
+    JobSpec,
+    SamplingSpec,
+    TokenEvent,
+)
+from common.settings import Settings
+
+MODEL = "m"
+KEY = "key-a"
+
+
+def settings(**changes: Any) -> Settings:
+    limits = {"rate_limit_per_minute": 60_000, "rate_limit_burst": 1000}
+    return Settings(**(limits | changes))
+
+
+def spec(job_class: JobClass = "normal", key_id: str = KEY) -> JobSpec:
+    return JobSpec(
+        job_id=str(uuid.uuid4()),
+        key_id=key_id,
+        model=MODEL,
+        job_class=job_class,
+        sampling=SamplingSpec(max_tokens=10, time_limit_s=60, seed=7),
+        stream_token="token",
+        request_id="request",
+        prompt_ids=(1, 2, 3),
+    )
+
+
+def announcement(state: Any, worker_id: str = "w") -> str:
+    models = {MODEL: ServedModel(state, "no such file" if state == "error" else None)}
+    return WorkerInfo(worker_id, "host", 1, "0", "cpu", 8, 0, models).pack()
+
+
+class Bench:
+    """The stores of one test, and short names for what tests do with them."""
+
+    def __init__(self, client: SyncRedis, aclient: AsyncRedis, **changes: Any) -> None:
+        self.client = client
+        self.settings = settings(**changes)
+        self.submissions = Submissions(aclient, self.settings)
+        self.reader = EventReader(aclient)
+        self.fleet = FleetReader(aclient)
+        self.claims = Claims(client, self.settings, "w")
+        self.events = EventWriter(client)
+
+    async def submit(self, job_class: JobClass = "normal") -> str:
+        job = spec(job_class)
+        await self.submissions.submit(job)
+        return job.job_id
+
+    def claim(self) -> Claim:
+        claim = self.claims.claim([MODEL])
+        assert claim is not None
+        return claim
+
+    async def record(self, job_id: str) -> JobRecord:
+        return await self.submissions.get(job_id, KEY)
+
+    def append(self, claim: Claim, position: int, *tokens: int) -> Any:
+        event = TokenEvent(position, tokens, tuple(f"<{t}>" for t in tokens))
+        return self.events.append([Append(claim.record.job_id, claim.nonce, event, 5)])[0]
+
+    def let_lease_pass(self, job_id: str) -> None:
+        self.client.zadd(keys.LEASES, {job_id: 1})
+
+    def reap(self) -> Reaped:
+        # A reaper that ran just now: nobody was away.
+        self.client.set(keys.REAPED, 2**53)
+        return self.claims.reap(2.0)
