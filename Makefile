@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-up: .venv/.up ## install what is needed and run everything; ARGS="--port 8001" for flags
+up: .venv/.dev ## install what is needed and run everything; ARGS="--port 8001" for flags
 	@exec $(BIN)/baton up $(ARGS)
 
 test: check ## checks and the fast tests
@@ -41,8 +41,5 @@ clean: ## remove the environment and every cache; data/ and logs/ stay
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Baton needs Python 3.11 or newer, and %s is %d.%d. Example: make up PYTHON=python3.12" % (sys.executable, *sys.version_info[:2]))'
 	$(PYTHON) -m venv .venv && touch $@
 
-.venv/.up: .venv/.made pyproject.toml
-	$(PIP) $(TORCH) && $(PIP) -e '.[up]' && touch $@
-
 .venv/.dev: .venv/.made pyproject.toml
-	$(PIP) $(TORCH) && $(PIP) -e '.[dev]' && touch .venv/.up $@
+	$(PIP) $(TORCH) && $(PIP) -e '.[dev]' && touch $@

@@ -22,13 +22,11 @@ FRESH_S = 3.5
 """A snapshot that is older means that Redis does not answer."""
 PACE_WINDOW_S = 60.0
 
-_FINAL_COUNTERS = ("jobs:completed", "jobs:failed", "jobs:cancelled", "jobs:expired")
-
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
     at_s: float
-    num_ended: int
+    num_tokens: int
     num_running: int
 
 
@@ -87,17 +85,17 @@ class FleetPoller:
         return self._cards.get(model)
 
     @property
-    def mean_processing_s(self) -> float | None:
-        """Mean seconds that a job ran over the last minute; None where none ended.
+    def seconds_per_token(self) -> float | None:
+        """Seconds that a token takes, over the last minute's ended jobs; None without any.
 
         Source:
-            Little's law: jobs that run = jobs that end per second * seconds that each runs.
+            Little's law: jobs that run = tokens per second * seconds that each takes.
         """
         first, last = (self._samples[0], self._samples[-1]) if self._samples else (None, None)
-        if first is None or last is None or last.num_ended <= first.num_ended:
+        if first is None or last is None or last.num_tokens <= first.num_tokens:
             return None
         running = sum(sample.num_running for sample in self._samples) / len(self._samples)
-        rate = (last.num_ended - first.num_ended) / (last.at_s - first.at_s)
+        rate = (last.num_tokens - first.num_tokens) / (last.at_s - first.at_s)
         return running / rate
 
     async def _poll_and_rest(self) -> None:
@@ -107,7 +105,7 @@ class FleetPoller:
         await asyncio.sleep(PERIOD_S)
 
     def _sample(self, fleet: Fleet) -> None:
-        ended = sum(fleet.counters.get(name, 0) for name in _FINAL_COUNTERS)
-        self._samples.append(_Sample(self._polled_at_s, ended, fleet.running))
+        num_tokens = fleet.counters.get("generation_tokens", 0)
+        self._samples.append(_Sample(self._polled_at_s, num_tokens, fleet.running))
         while self._polled_at_s - self._samples[0].at_s > PACE_WINDOW_S:
             self._samples.popleft()

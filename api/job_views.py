@@ -150,21 +150,23 @@ def eta_s(
     record: JobRecord,
     queue_position: int | None,
     fleet: Fleet | None,
-    mean_processing_s: float | None,
+    seconds_per_token: float | None,
 ) -> float | None:
     """Seconds until the job will have ended, roughly; None where nothing is known.
 
     While it runs: the tokens that may still come, at the pace so far; it may end sooner. While it
-    waits: jobs in front, in rounds of as many as the live workers run at once, and then itself.
+    waits: jobs in front, taken to be as long as this one, in rounds of as many as the live workers
+    run at once, and then itself.
     """
     if record.status is JobStatus.PROCESSING:
         return _eta_of_running(record)
     if record.status is not JobStatus.QUEUED or queue_position is None or fleet is None:
         return None
-    if mean_processing_s is None or fleet.num_slots == 0:
+    num_tokens = record.sampling.max_tokens
+    if seconds_per_token is None or num_tokens is None or fleet.num_slots == 0:
         return None
     in_front = max(0, fleet.running + queue_position - fleet.num_slots)
-    return mean_processing_s * (in_front / fleet.num_slots + 1)
+    return seconds_per_token * num_tokens * (in_front / fleet.num_slots + 1)
 
 
 def _eta_of_running(record: JobRecord) -> float | None:

@@ -78,8 +78,8 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    role: RoleText = Field(examples=["user"])
-    content: Text = Field(examples=["Tell me a story about a little dog."])
+    role: Literal["system", "user", "assistant"] = Field(examples=["user"])
+    content: Text = Field(min_length=1, examples=["Tell me a story about a little dog."])
 
 
 class GenerateRequest(BaseModel):

@@ -54,6 +54,8 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
+hash-max-ziplist-value 512
+list-compress-depth 1
 logfile redis.log
 loglevel warning
 daemonize no

@@ -147,11 +147,14 @@ class Gateway:
         return self._get("/ready")[0] == 200
 
     def problem(self) -> str | None:
-        """Why the model cannot be loaded; None while it still may be."""
+        """What keeps the service from its work; None while it may only be slow."""
         health = self._get("/health")[1]
+        if health.get("redis_connected") is False:
+            return "Redis cannot be reached; trying again"
         if health.get("state") != "error":
             return None
-        return str(health.get("reason") or health.get("message") or "see the log")
+        reason = health.get("reason") or health.get("message") or "see the log"
+        return f"The model {self.settings.model_name} cannot be loaded. {reason}"
 
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON object of an answer; 0 and nothing where there is none."""
@@ -189,7 +192,7 @@ class Progress:
             return None
         problem = self._gateway.problem()
         if problem is not None and problem != self._told_problem:
-            self._tell(f"The model {self._settings.model_name} cannot be loaded: {problem}")
+            self._tell(problem)
         self._told_problem = problem or self._told_problem
         # A download takes minutes, and every question is a line in the access log.
         self._pause_s = min(self._pause_s * 1.25, LONGEST_POLL_S)

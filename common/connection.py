@@ -7,6 +7,7 @@ full. Every script is safe to repeat, so both clients repeat a call after a lost
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -28,11 +29,15 @@ AsyncRedis = redis.asyncio.Redis
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 64
 RETRIES = 1
 RETRY_AFTER_S = 1.0
 
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
 _AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError)
+# Answers that pass by themselves. redis-py has no class for some; a pipeline puts words before the
+# code, and Redis 6.2 puts a script's own error inside "Error running script".
+_REFUSALS = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|MASTERDOWN|LOADING) ")
 
 
 class Script:
@@ -60,13 +65,17 @@ class Script:
 
 
 def connect(url: str) -> SyncRedis:
-    """A client for threads; it connects at its first call."""
-    return redis.Redis.from_url(url, retry=Retry(_BACKOFF, RETRIES), **_options())
+    """A client for threads; it connects at its first call, and more calls than connections wait."""
+    pool = redis.BlockingConnectionPool.from_url(url, retry=Retry(_BACKOFF, RETRIES), **_options())
+    return redis.Redis.from_pool(pool)
 
 
 def connect_async(url: str) -> AsyncRedis:
-    """A client for an event loop; it connects at its first call."""
-    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(_BACKOFF, RETRIES), **_options())
+    """A client for an event loop; it connects at its first call, and more calls wait."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, retry=AsyncRetry(_BACKOFF, RETRIES), **_options()
+    )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 @contextmanager
@@ -78,10 +87,18 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
-        raise RedisUnavailableError(
-            "The queue cannot be reached right now; nothing was lost, try again.",
-            retry_after_s=RETRY_AFTER_S,
-        ) from error
+        raise _unavailable() from error
+    except redis.ResponseError as error:
+        if _REFUSALS.search(str(error)):
+            raise _unavailable() from error
+        raise
+
+
+def _unavailable() -> RedisUnavailableError:
+    return RedisUnavailableError(
+        "The queue cannot be reached right now; nothing was lost, try again.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def pairs(flat: list[str]) -> dict[str, str]:
@@ -92,6 +109,8 @@ def pairs(flat: list[str]) -> dict[str, str]:
 def _options() -> dict[str, Any]:
     return {
         "decode_responses": True,
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": REPLY_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": REPLY_TIMEOUT_S,
         "socket_keepalive": True,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from common import keys
 from common.connection import (
@@ -174,6 +174,9 @@ class Pulse:
     cancelled: tuple[str, ...]
 
 
+Released = Literal["requeued", "ended", "fenced"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """Jobs whose lease had passed: those that are in line again, and those that have ended."""
@@ -245,10 +248,15 @@ class Claims:
             )
         return Pulse(tuple(lost), tuple(cancelled))
 
-    def release(self, job_id: str, nonce: str) -> bool:
-        """Hand a job back to the head of its queue; False where it is not this claim's."""
+    def release(self, job_id: str, nonce: str) -> Released:
+        """Hand a job back to the head of its queue.
+
+        Returns:
+            `requeued`; `ended` where it had been cancelled; `fenced` where it is not this claim's.
+        """
         with translated_errors():
-            return bool(self._release.call(self._client, job_id, nonce, *self._ttls))
+            answer: Released = self._release.call(self._client, job_id, nonce, *self._ttls)
+        return answer
 
     def reap(self, period_s: float) -> Reaped:
         """Take back jobs whose lease has passed, from every worker, and top up the permits."""

@@ -74,8 +74,11 @@ def configure(settings: Settings, process: str) -> None:
     requests.setLevel(logging.INFO)
     requests.propagate = False
     # Celery would write two lines a job, both said better by the line that ends it.
-    celery = ("celery.worker.strategy", "celery.app.trace")
-    logging.getLogger("slowapi").setLevel(logging.ERROR)  # a line for each 429, which we log
+    celery = ("celery.worker.strategy",)
+    # slowapi: a line for each 429, which we log. celery.app.trace: a traceback for each permit
+    # that a leaving worker hands back. huggingface_hub: each of its retries, twice.
+    for noisiest in ("slowapi", "celery.app.trace", "huggingface_hub"):
+        logging.getLogger(noisiest).setLevel(max(logging.ERROR, root.level))
     for noisy in ("httpx", "urllib3", "filelock", "kombu", "amqp", "uvicorn.error", *celery):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 

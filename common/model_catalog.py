@@ -22,10 +22,12 @@ class CatalogEntry:
 
     Attributes:
         model: Its id: the hub name, or the last part of a path.
+        configured: What the settings call it, which requests may too.
         source: What to load: a hub name or a path.
     """
 
     model: str
+    configured: str
     source: str
     backend: str
     description: str
@@ -53,18 +55,17 @@ class ModelCatalog:
         Raises:
             ModelNotFoundError: No model has this id or alias.
         """
-        if name in (None, DEFAULT_ALIAS, self._entry.model):
+        if name in (None, DEFAULT_ALIAS, self._entry.model, self._entry.configured):
             return self._entry
         raise ModelNotFoundError(f"Model '{name}' not found", param="model")
 
 
 def _entry_of(settings: Settings) -> CatalogEntry:
-    name = settings.model_name
+    name, backend = settings.model_name, settings.model_backend
     if name == BUNDLED_MODEL:
-        return CatalogEntry(
-            BUNDLED_MODEL, str(BUNDLED_DIR), settings.model_backend, "The bundled toy model"
-        )
-    if Path(name).is_dir():
-        model = Path(name).resolve().name
-        return CatalogEntry(model, name, settings.model_backend, "A model from a local folder")
-    return CatalogEntry(name, name, settings.model_backend, "A model from the Hugging Face hub")
+        return CatalogEntry(name, name, str(BUNDLED_DIR), backend, "The bundled toy model")
+    # By its form and not by what is there: a gateway may not have the folder that its workers have.
+    if name.startswith(("/", "./", "../", "~")):
+        path = Path(name).expanduser()
+        return CatalogEntry(path.name, name, str(path), backend, "A model from a local folder")
+    return CatalogEntry(name, name, name, backend, "A model from the Hugging Face hub")

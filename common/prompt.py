@@ -70,6 +70,11 @@ class PromptEncoder:
             raise InvalidRequestError(
                 f"The model's chat template refuses the messages: {error}", param="messages"
             ) from error
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            # What the template's own expressions can raise.
+            raise InvalidRequestError(
+                "The model's chat template cannot be used with these messages.", param="messages"
+            ) from error
 
 
 def fit(card: ModelCard, num_prompt: int, max_tokens: int | None, default: int) -> int:

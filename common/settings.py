@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -48,7 +49,6 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|cuda(:\d+(,\d+)*)?)$",
         description="auto, cpu, cuda (every GPU) or cuda:0,2 (these GPUs).",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
     cors_origins: CommaSeparated = Field(
-        default=["*"], description="Origins that browsers may call from, separated by commas."
+        default=["*"],
+        examples=["https://app.example.com"],
+        description="Origins that browsers may call from, separated by commas.",
     )
     trusted_proxies: CommaSeparated = Field(
         default=["127.0.0.1"],
@@ -85,7 +87,6 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(
         default=None,
-        pattern=r"^rediss?://",
         description="Redis or Valkey. Empty: `baton up` runs its own server.",
         examples=["redis://:password@127.0.0.1:6379/0"],
     )
@@ -147,6 +148,36 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", device):
+            raise ValueError("must be auto, cpu, cuda or cuda with numbers, as in cuda:0,2")
+        return device
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("must begin with redis:// or rediss://")
+        return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
+                raise ValueError(f"{origin!r} must be * or a scheme and a host without a path")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            if proxy != "*":
+                ipaddress.ip_network(proxy, strict=False)  # its ValueError says what is wrong
+        return proxies
 
     @field_validator("api_keys")
     @classmethod

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import FleetWriter
+from common.model_card import ModelCard
 from common.prompt import PromptEncoder
 from worker.backends.base import Backend, BackendJob
 from worker.held_jobs import HeldJob, HeldJobs
@@ -53,6 +54,7 @@ class EngineHost:
         while True:
             try:
                 card, tokenizer_json = self._backend.load(log.info)
+                encoder = _encoder_of(card, tokenizer_json)
                 break
             except ModelLoadError as error:
                 self.load_error = error
@@ -67,7 +69,7 @@ class EngineHost:
             except RedisUnavailableError:
                 self._stop.wait(REDIS_RETRY_S)
         self.load_error = None
-        self.encoder = PromptEncoder(card, tokenizer_json)
+        self.encoder = encoder
 
     def start(self, publisher: Publisher) -> None:
         """Begin to generate."""
@@ -112,3 +114,14 @@ class EngineHost:
             log.critical("The engine died; this worker leaves", exc_info=True)
             logging.shutdown()
             os._exit(EXIT_ENGINE_DIED)
+
+
+def _encoder_of(card: ModelCard, tokenizer_json: str) -> PromptEncoder:
+    """The encoder that gateways will build from the card: one that fails is not published."""
+    try:
+        return PromptEncoder(card, tokenizer_json)
+    except Exception as error:
+        # Template and tokenizer come with the model; what they raise has no common class.
+        raise ModelLoadError(
+            f"Model loading failed: its chat template or tokenizer cannot be used: {error}"
+        ) from error

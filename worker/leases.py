@@ -1,9 +1,9 @@
 """Two threads that keep jobs safe: the heartbeat of what this worker holds, and the reaper.
 
 The heartbeat renews the leases of the jobs that are really held, and only while the engine's
-present step has not been running for longer than `ENGINE_STALL_S`: the jobs of a hung engine go to
-another worker. While it waits for its next beat it listens for cancels. The reaper takes back jobs
-of workers that are gone; any number may run, on any host.
+present step has not been running for longer than `ENGINE_STALL_S`: a hung worker leaves, and its
+jobs go to another one. While it waits for its next beat it listens for cancels. The reaper takes
+back jobs of workers that are gone; any number may run, on any host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from common.cancellations import Cancellations
 from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import WorkerInfo
-from common.job_store import Claims, Holding
+from common.job_store import Claims
 from common.request_log import OnEnd, outcome_of
 from worker.held_jobs import HeldJobs
 
@@ -34,6 +34,8 @@ class Heartbeat:
         describe: What the worker announces of itself now.
         step_s: Seconds for which the engine's present step has been running.
         abort: Called with the id of a run that was cancelled or lost.
+        leave: Ends the process at once. A hung engine cannot be mended from inside, and a worker
+            that lived on with it would claim more jobs only to lose them.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Heartbeat:
         describe: Callable[[], WorkerInfo],
         step_s: Callable[[], float],
         abort: Callable[[str], None],
+        leave: Callable[[], None],
         *,
         lease_s: float,
         engine_stall_s: float,
@@ -54,9 +57,9 @@ class Heartbeat:
         self._describe = describe
         self._step_s = step_s
         self._abort = abort
+        self._leave = leave
         self._period_s = lease_s / BEATS_PER_LEASE
         self._engine_stall_s = engine_stall_s
-        self._is_hung = False
         self._stop = threading.Event()
         self._beat_now = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -98,7 +101,11 @@ class Heartbeat:
         Raises:
             RedisUnavailableError: Redis is away.
         """
-        pulse = self._claims.heartbeat(self._describe().pack(), self._holdings())
+        if self._step_s() > self._engine_stall_s:
+            log.critical("The engine is hung in one step; this worker leaves")
+            self._leave()
+            return
+        pulse = self._claims.heartbeat(self._describe().pack(), self._held.holdings())
         for run_id in pulse.lost:
             job = self._held.get(run_id)
             if job is not None and job.outcome is None:
@@ -106,12 +113,6 @@ class Heartbeat:
                 self._abort(run_id)
         for run_id in pulse.cancelled:
             self._abort(run_id)
-
-    def _holdings(self) -> list[Holding]:
-        was_hung, self._is_hung = self._is_hung, self._step_s() > self._engine_stall_s
-        if self._is_hung and not was_hung:
-            log.error("The engine is hung; its jobs go to another worker")
-        return [] if self._is_hung else self._held.holdings()
 
 
 class Reaper:
@@ -165,5 +166,5 @@ class Reaper:
         for job_id in job_ids:
             record = self._claims.find(job_id)
             if record is not None:
-                log.error("A job failed: %s", record.error_message, extra={"task_id": job_id})
+                log.warning("Ended a job as %s", record.status, extra={"task_id": job_id})
                 self._on_end(record, outcome_of(record))

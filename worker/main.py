@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Reject
+from celery.exceptions import CPendingDeprecationWarning, Reject
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
@@ -41,6 +41,9 @@ from worker.host import EngineHost
 from worker.leases import Heartbeat, Reaper
 from worker.publisher import Publisher
 from worker.tasks import Draining, JobRunner
+
+EXIT_THREAD_DIED = 71
+EXIT_ENGINE_HUNG = 72
 
 logger = logging.getLogger("worker")
 
@@ -69,6 +72,7 @@ class Worker:
             self._describe,
             lambda: self._backend.step_s,
             self._backend.abort,
+            lambda: _leave_at_once(EXIT_ENGINE_HUNG),
             lease_s=settings.lease_s,
             engine_stall_s=settings.engine_stall_s,
         )
@@ -103,6 +107,8 @@ class Worker:
         kombu_guards.install()
         # Messages are JSON, which makes root harmless to Celery; containers run as another user.
         warnings.filterwarnings("ignore", category=SecurityWarning)
+        # It announces a change of a default that we set ourselves (common/queue.py).
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         app = create_celery(self._redis_url)
         _register_task(app, self._runner)
         worker_ready.connect(self._on_ready)
@@ -161,6 +167,20 @@ class Worker:
         return ServedModel(state)
 
 
+def _leave_after(args: threading.ExceptHookArgs) -> None:
+    # A worker without its publisher, heartbeat or reaper looks alive and is not. Its jobs go to
+    # another one when their leases pass; the supervisor starts a new one.
+    name = args.thread.name if args.thread is not None else "?"
+    error = args.exc_value
+    logger.critical("The thread %s died; this worker leaves", name, exc_info=error)
+    _leave_at_once(EXIT_THREAD_DIED)
+
+
+def _leave_at_once(status: int) -> None:
+    logging.shutdown()
+    os._exit(status)
+
+
 def main() -> int:
     """Run one worker process; returns its exit status."""
     try:
@@ -173,7 +193,12 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"baton: wrong setting\n{error.message}\n")
         return 2
-    return Worker(settings, settings.redis_url).run()
+    threading.excepthook = _leave_after
+    try:
+        return Worker(settings, settings.redis_url).run()
+    except Exception:
+        logger.critical("The worker failed and leaves", exc_info=True)
+        return 1
 
 
 def _create_backend(settings: Settings) -> Backend:

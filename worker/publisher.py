@@ -52,6 +52,7 @@ class Publisher:
         self._dirty: dict[str, HeldJob] = {}
         self._is_urgent = False
         self._stopping = False
+        self._is_away = False
         self._last_write = 0.0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -83,13 +84,21 @@ class Publisher:
             jobs = self._take()
             try:
                 self._write(jobs)
+                self._note_away(False)
             except RedisUnavailableError:
                 self._put_back(jobs)
-                log.warning("Redis is away; output is kept and sent later")
+                self._note_away(True)
                 with self._changed:
                     if self._stopping:
                         return
-                    self._changed.wait(RETRY_S)
+                    self._changed.wait_for(lambda: self._stopping, RETRY_S)
+
+    def _note_away(self, is_away: bool) -> None:
+        was_away, self._is_away = self._is_away, is_away
+        if is_away and not was_away:
+            log.warning("Redis is away; output is kept and sent later")
+        elif was_away and not is_away:
+            log.info("Redis is back; what was kept is sent")
 
     def _wait_for_work(self) -> bool:
         """Block until it is time to write; False when there is nothing left and it should stop."""

@@ -11,12 +11,17 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.errors import InvalidRequestError, RedisUnavailableError
+from common.errors import (
+    BatonError,
+    EngineError,
+    InvalidRequestError,
+    RedisUnavailableError,
+)
 from common.event_stream import EventWriter
 from common.job_store import Claim, Claims, FencedError
 from common.log import log_context
 from common.prompt import PromptEncoder, fit
-from common.request_log import OnEnd
+from common.request_log import OnEnd, outcome_of
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
@@ -80,13 +85,20 @@ class JobRunner:
         """Take no more jobs and hand back those that run: they go on elsewhere, where they are."""
         self._draining.set()
         for job in self._held.all():
-            try:
-                self._claims.release(job.job_id, job.claim.nonce)
-            except RedisUnavailableError:
-                log.warning(
-                    "Could not hand back a job; its lease will", extra={"task_id": job.job_id}
-                )
-            self._held.drop(job, "released")
+            self._hand_back(job)
+
+    def _hand_back(self, job: HeldJob) -> None:
+        try:
+            if self._claims.release(job.job_id, job.claim.nonce) == "ended":
+                self._tell_end(job.job_id)
+        except RedisUnavailableError:
+            log.warning("Could not hand back a job; its lease will", extra={"task_id": job.job_id})
+        self._held.drop(job, "released")
+
+    def _tell_end(self, job_id: str) -> None:
+        record = self._claims.find(job_id)
+        if record is not None:
+            self._on_end(record, outcome_of(record))
 
     def _claim(self) -> Claim | None:
         nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
@@ -99,12 +111,20 @@ class JobRunner:
         except InvalidRequestError as error:
             self._refuse(claim, error)
             return
+        except Exception:
+            # A chat template is the model's own code and may raise anything.
+            log.exception("The prompt could not be prepared")
+            self._refuse(claim, EngineError("The prompt could not be prepared."))
+            return
         committed = []
         if record.last_eid > 0:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
         job = HeldJob(claim, prompt_ids, committed)
         self._host.submit(job, max_tokens)
+        if self._draining.is_set():
+            # `drain` may have looked before this job was held; one of the two sees it.
+            self._hand_back(job)
         job.done.wait()
 
     def _prepare(self, record: JobRecord) -> tuple[tuple[int, ...], int]:
@@ -117,10 +137,11 @@ class JobRunner:
         prompt_ids = record.prompt_ids
         if prompt_ids is None:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
-        wanted = record.sampling.max_tokens
-        return prompt_ids, fit(encoder.card, len(prompt_ids), wanted, self._default_max_tokens)
+        sampling = record.sampling
+        default = max(self._default_max_tokens, sampling.min_tokens)
+        return prompt_ids, fit(encoder.card, len(prompt_ids), sampling.max_tokens, default)
 
-    def _refuse(self, claim: Claim, error: InvalidRequestError) -> None:
+    def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(
             JobStatus.FAILED, error_type=type(error).__name__, error_message=error.message
         )

@@ -53,7 +53,7 @@ async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
     """Its place in the line while it waits, its progress while it runs."""
     record = await gateway.jobs.get(task_id, key_id)
     place = await place_in_line(gateway, record)
-    eta = eta_s(record, place, gateway.poller.fleet, gateway.poller.mean_processing_s)
+    eta = eta_s(record, place, gateway.poller.fleet, gateway.poller.seconds_per_token)
     return JSONResponse(status_view(record, place, eta))
 
 

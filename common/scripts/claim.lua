@@ -13,7 +13,12 @@ local function pop(model)
     first, last, step = #CLASSES, 1, -1
   end
   for i = first, last, step do
-    local popped = redis.call('ZPOPMIN', ready_key(model, CLASSES[i]))
+    local line = ready_key(model, CLASSES[i])
+    local popped = redis.call('ZPOPMIN', line)
+    -- A record that somebody deleted leaves its id behind.
+    while popped[1] and redis.call('HGET', KEY.JOB .. popped[1], 'status') ~= 'queued' do
+      popped = redis.call('ZPOPMIN', line)
+    end
     if popped[1] then
       redis.call('HSET', KEY.SCHED .. model, 'claims', claims)
       return popped[1]

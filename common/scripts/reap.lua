@@ -11,7 +11,7 @@ local now = now_ms()
 local last = tonumber(redis.call('GET', KEY.REAPED) or 0)
 redis.call('SET', KEY.REAPED, int(now))
 if now - last > 3 * period_ms then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now))) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now + lease_ms))) do
     redis.call('ZADD', KEY.LEASES, int(now + lease_ms), id)
   end
 end
@@ -20,9 +20,12 @@ local requeued, ended = {}, {}
 local lapsed = redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now), 'LIMIT', 0, limit)
 for _, id in ipairs(lapsed) do
   local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel')
-  local crashes = redis.call('HINCRBY', job, 'crashes', 1)
-  if old[4] then
+  local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel', 'status')
+  local is_running = old[5] == 'processing'
+  local crashes = is_running and redis.call('HINCRBY', job, 'crashes', 1)
+  if not is_running then  -- a record that somebody deleted
+    redis.call('ZREM', KEY.LEASES, id)
+  elseif old[4] then
     end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
     ended[#ended + 1] = id
   elseif crashes >= max_attempts then

@@ -52,8 +52,8 @@ async def test_a_released_job_goes_on_in_its_old_place_without_an_attempt(bench:
     second = await bench.submit()
     claim = bench.claim()
     bench.append(claim, 0, 5)
-    assert bench.claims.release(first, claim.nonce)
-    assert not bench.claims.release(first, claim.nonce)
+    assert bench.claims.release(first, claim.nonce) == "requeued"
+    assert bench.claims.release(first, claim.nonce) == "fenced"
     again = bench.claim()
     assert (again.record.job_id, again.record.attempts) == (first, 1)
     assert bench.events.committed(first) == [TokenEvent(0, (5,), ("<5>",))]

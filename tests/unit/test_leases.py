@@ -39,7 +39,7 @@ def held_job(job_id: str) -> HeldJob:
 
 def beat(pulse: Pulse, step_s: float = 0.0, end: str | None = None) -> tuple[Any, ...]:
     """One beat of a worker that holds `a` and `b`; `end` names one that has its outcome."""
-    claims, held, aborted = FakeClaims(pulse), HeldJobs(), []
+    claims, held, aborted, left = FakeClaims(pulse), HeldJobs(), [], []
     jobs = {name: held_job(name) for name in ("a", "b")}
     for job in jobs.values():
         held.add(job)
@@ -54,22 +54,26 @@ def beat(pulse: Pulse, step_s: float = 0.0, end: str | None = None) -> tuple[Any
         lambda: WorkerInfo("w", "h", 1, "0", "cpu", 8, 2),
         lambda: step_s,
         aborted.append,
+        lambda: left.append(True),
         lease_s=15,
         engine_stall_s=STALL_S,
     )
     heartbeat.beat()
-    return claims.held[0], jobs, aborted
+    assert bool(left) == (not claims.held), "it leaves, or it beats"
+    return claims.held, jobs, aborted
 
 
 def test_every_held_job_is_renewed_with_its_nonce_and_its_time() -> None:
-    held, _, _ = beat(Pulse((), ()))
+    [held], _, _ = beat(Pulse((), ()))
     assert held == [Holding("a", "nonce-a", 250), Holding("b", "nonce-b", 250)]
 
 
-@pytest.mark.parametrize(("step_s", "renewed"), [(STALL_S, 2), (STALL_S + 1, 0)])
-def test_the_jobs_of_a_hung_engine_are_not_renewed(step_s: float, renewed: int) -> None:
-    held, _, _ = beat(Pulse((), ()), step_s)
-    assert len(held) == renewed
+@pytest.mark.parametrize(("step_s", "num_beats"), [(STALL_S, 1), (STALL_S + 1, 0)])
+def test_a_worker_whose_engine_is_hung_leaves_and_renews_nothing(
+    step_s: float, num_beats: int
+) -> None:
+    beats, _, _ = beat(Pulse((), ()), step_s)
+    assert len(beats) == num_beats
 
 
 def test_a_lost_job_is_let_go_and_aborted() -> None:

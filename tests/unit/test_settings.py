@@ -97,9 +97,19 @@ def test_a_secret_is_not_repeated_in_the_message() -> None:
     assert "hunter2" not in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["api_keys", "cors_origins", "trusted_proxies"])
-def test_a_list_is_split_at_commas_and_blanks_around_its_parts_are_dropped(name: str) -> None:
-    assert getattr(load_settings(**{name: " a, b ,,c,"}), name) == ["a", "b", "c"]
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("api_keys", ["a", "b"]),
+        ("cors_origins", ["http://a", "https://b:81"]),
+        ("trusted_proxies", ["::1", "10.0.0.0/8"]),
+    ],
+)
+def test_a_list_is_split_at_commas_and_blanks_around_its_parts_are_dropped(
+    name: str, parts: list[str]
+) -> None:
+    given = f" {parts[0]} ,, {parts[1]},"
+    assert getattr(load_settings(**{name: given}), name) == parts
 
 
 def test_settings_go_through_an_environment_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +128,10 @@ def test_settings_go_through_an_environment_unchanged(monkeypatch: pytest.Monkey
         ("port", "0", "greater than or equal to 1", "8000"),
         ("port", "65536", "less than or equal to 65535", "8000"),
         ("model_backend", "magic", "'transformers'", "transformers"),
-        ("device", "gpu", "match pattern", "auto"),
-        ("device", "cuda:", "match pattern", "auto"),
+        ("device", "gpu", "must be auto, cpu, cuda", "auto"),
+        ("device", "cuda:", "must be auto, cpu, cuda", "auto"),
+        ("cors_origins", "foo", "a scheme and a host", "https://app.example.com"),
+        ("trusted_proxies", "foo", "IPv4 or IPv6", "127.0.0.1"),
         ("dtype", "int3", "'auto', 'float32'", "auto"),
         ("temperature", "2.1", "less than or equal to 2", "0.7"),
         ("temperature", "nan", "", "0.7"),

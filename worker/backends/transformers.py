@@ -5,11 +5,15 @@ Translates between the service's records and the engine's, and nothing else.
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+from transformers.utils import logging as hf_logging
 
 from common.errors import DeadlineExceededError, EngineError, InvalidRequestError, ModelLoadError
 from common.fleet import tokenizer_sha256
@@ -50,12 +54,20 @@ class TransformersBackend:
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
         """Load the weights and the tokenizer; see the contract."""
+        if not sys.stderr.isatty():
+            cast(Any, hf_logging).disable_progress_bar()
         try:
             loaded = load_model(
                 self._entry.source, device=self._device, dtype=self._dtype, progress=say
             )
         except EngineLoadError as error:
             raise ModelLoadError(f"Model loading failed: {error}") from error
+        except Exception as error:
+            # A checkpoint can be broken in more ways than the loader knows.
+            logging.getLogger(__name__).exception("The model cannot be loaded")
+            raise ModelLoadError(
+                f"Model loading failed: {type(error).__name__}; the error log has the details"
+            ) from error
         if self._device == "cpu" and loaded.model.num_parameters() < ONE_THREAD_BELOW:
             torch.set_num_threads(1)
         self._engine = Engine(loaded, max_batch_size=self._max_batch_size)
@@ -124,6 +136,9 @@ class TransformersBackend:
 
 def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
     names = loaded.tokenizer.special_tokens_map
+    template = loaded.tokenizer.chat_template
+    if isinstance(template, dict):  # several by name
+        template = template.get("default")
     return ModelCard(
         model=model,
         revision=loaded.revision,
@@ -133,7 +148,7 @@ def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
         vocab_size=loaded.vocab_size,
         dtype=str(loaded.dtype).removeprefix("torch."),
         tokenizer_sha256=tokenizer_sha256(tokenizer_json),
-        chat_template=loaded.tokenizer.chat_template,
+        chat_template=template,
         special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
     )
 

@@ -19,12 +19,12 @@ class Reader:
     def __init__(self) -> None:
         self.is_away = False
         self.running = 0
-        self.ended = 0
+        self.num_tokens = 0
 
     async def snapshot(self, models: Sequence[str]) -> Fleet:
         if self.is_away:
             raise RedisUnavailableError("away")
-        counters = {"jobs:completed": self.ended, "jobs:submitted": 1000}
+        counters = {"generation_tokens": self.num_tokens, "jobs:submitted": 1000}
         return Fleet((), {}, self.running, counters, 0, None)
 
     async def card(self, model: str) -> ModelCard | None:
@@ -70,32 +70,32 @@ async def test_what_was_known_is_forgotten_when_redis_goes(
     assert poller.fleet is None
 
 
-async def test_the_mean_processing_time_follows_littles_law(
+async def test_the_time_of_a_token_follows_littles_law(
     poller: FleetPoller, reader: Reader, clock: Clock
 ) -> None:
     reader.running = 6
     for _ in range(10):
         await poller.poll()
         clock.now_s += 1
-        reader.ended += 2
-    assert poller.mean_processing_s == 3.0
+        reader.num_tokens += 20
+    assert poller.seconds_per_token == 0.3
 
 
-async def test_without_an_ended_job_the_mean_is_unknown(
+async def test_without_an_ended_job_the_pace_is_unknown(
     poller: FleetPoller, reader: Reader, clock: Clock
 ) -> None:
-    assert poller.mean_processing_s is None
+    assert poller.seconds_per_token is None
     for _ in range(3):
         await poller.poll()
         clock.now_s += 1
-    assert poller.mean_processing_s is None
+    assert poller.seconds_per_token is None
 
 
 async def test_only_the_last_minute_counts(
     poller: FleetPoller, reader: Reader, clock: Clock
 ) -> None:
     await poller.poll()
-    reader.ended = 1000
+    reader.num_tokens = 1000
     clock.now_s += 61
     await poller.poll()
-    assert poller.mean_processing_s is None
+    assert poller.seconds_per_token is None

@@ -29,13 +29,13 @@ def fleet(running: int, slots: int) -> Fleet:
     return Fleet((worker,), {}, running, {}, 0, None)
 
 
-def test_with_a_free_slot_a_waiting_job_takes_as_long_as_others_did() -> None:
-    assert eta_s(WAITING, 1, fleet(running=1, slots=4), 8.0) == 8.0
+def test_with_a_free_slot_a_waiting_job_takes_as_long_as_its_tokens() -> None:
+    assert eta_s(WAITING, 1, fleet(running=1, slots=4), 0.8) == 8.0
 
 
 def test_each_round_of_jobs_in_front_adds_its_time() -> None:
-    assert eta_s(WAITING, 1, fleet(running=4, slots=4), 8.0) == 10.0
-    assert eta_s(WAITING, 4, fleet(running=4, slots=4), 8.0) == 16.0
+    assert eta_s(WAITING, 1, fleet(running=4, slots=4), 0.8) == 10.0
+    assert eta_s(WAITING, 4, fleet(running=4, slots=4), 0.8) == 16.0
 
 
 def test_nothing_is_estimated_without_workers_pace_or_place() -> None:

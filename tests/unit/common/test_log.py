@@ -17,14 +17,15 @@ from common.settings import Settings
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     loggers = [logging.getLogger(), logging.getLogger(REQUEST_LOGGER)]
-    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    before = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
     yield
-    for logger, handlers, level in before:
+    for logger, handlers, level, propagate in before:
         for handler in logger.handlers:
             if handler not in handlers:
                 handler.close()
         logger.handlers[:] = handlers
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:

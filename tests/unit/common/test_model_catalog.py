@@ -31,6 +31,15 @@ def test_a_local_folder_is_named_by_its_last_part(tmp_path: Path) -> None:
     assert (entry.model, Path(entry.source)) == ("my-model", folder)
 
 
+def test_a_folder_that_this_machine_lacks_is_still_a_folder() -> None:
+    entry = catalog("/no/such/my-model").default
+    assert (entry.model, entry.description) == ("my-model", "A model from a local folder")
+
+
+def test_a_folder_is_also_found_by_its_path() -> None:
+    assert catalog("/no/such/my-model").resolve("/no/such/my-model").model == "my-model"
+
+
 @pytest.mark.parametrize("name", [None, "default", "gpt2"])
 def test_no_name_the_alias_and_the_id_all_mean_the_one_model(name: str | None) -> None:
     assert catalog("gpt2").resolve(name).model == "gpt2"
