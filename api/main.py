@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api import error_handlers, openapi
 from api.gateway import Gateway
-from api.middleware import AccessLog, BodyLimit, Errors, RequestId, SecurityHeaders
+from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
 from api.routes import generate, health, metrics, models, root, stream, tasks
 from common import __version__, log
 from common.settings import Settings, load_settings
@@ -94,4 +94,5 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
         ),
         Middleware(Errors),
         Middleware(BodyLimit),
+        Middleware(HeadAsGet),
     ]

@@ -1,11 +1,12 @@
 """What happens to every request before and after its route, as plain ASGI classes.
 
 From the outside in: request id, access log, security headers, CORS (Starlette's own), errors,
-body limit. None of them buffers an answer, so streams pass through.
+body limit, HEAD. None of them buffers an answer, so streams pass through.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -98,6 +99,41 @@ class AccessLog:
         extra.update({name: state[name] for name in ("key_id", "task_id") if name in state})
         level = logging.DEBUG if route in PROBED_ROUTES else logging.INFO
         _log.log(level, "%s %s", method, path, extra=extra)
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without the body; a stream's head does not wait for its events."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Source: the ASGI specification."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        has_started, is_first = asyncio.Event(), True
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                has_started.set()
+
+        async def receive_no_body() -> Message:
+            nonlocal is_first
+            if is_first:
+                is_first = False
+                return {"type": "http.request", "body": b"", "more_body": False}
+            # To the application the client has gone: all that it wanted is sent.
+            await has_started.wait()
+            return {"type": "http.disconnect"}
+
+        scope["method"] = "GET"
+        try:
+            await self._app(scope, receive_no_body, send_head)
+        finally:
+            scope["method"] = "HEAD"
 
 
 class SecurityHeaders:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from common.errors import ModelLoadError
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
@@ -51,8 +50,8 @@ class FakeBackend:
     effect at once.
     """
 
-    def __init__(self, load_error: str | None = None) -> None:
-        self.load_error = load_error
+    def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
+        self._chat_template = chat_template
         self.submitted: queue.Queue[BackendJob] = queue.Queue()
         self.aborted: queue.Queue[str] = queue.Queue()
         self.step_s = 0.0
@@ -61,9 +60,7 @@ class FakeBackend:
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
-        if self.load_error is not None:
-            raise ModelLoadError(self.load_error)
-        return fake_card(), byte_tokenizer()
+        return fake_card(chat_template=self._chat_template), byte_tokenizer()
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         while not stop.is_set():

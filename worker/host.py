@@ -60,14 +60,16 @@ class EngineHost:
                 self.load_error = error
                 on_error()
                 log.error("%s; next attempt in %.0f s", error.message, retry_s)
-                self._stop.wait(retry_s)
+                if self._stop.wait(retry_s):
+                    return
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
         while True:
             try:
                 fleet.publish_card(card, tokenizer_json)
                 break
             except RedisUnavailableError:
-                self._stop.wait(REDIS_RETRY_S)
+                if self._stop.wait(REDIS_RETRY_S):
+                    return
         self.load_error = None
         self.encoder = encoder
 

@@ -112,3 +112,32 @@ async def test_jobs_fail_when_no_live_worker_can_load_their_model(bench: Bench) 
     assert bench.claims.fail_ready(MODEL, error) == [job_id]
     record = await bench.record(job_id)
     assert (record.error_type, record.error_message) == ("ModelLoadError", error.message)
+
+
+async def test_after_redis_was_away_a_lease_that_is_about_to_pass_is_extended_too(
+    bench: Bench,
+) -> None:
+    job_id = await bench.submit()
+    claim = bench.claim()
+    lease = bench.client.zscore(keys.LEASES, claim.record.job_id)
+    bench.client.delete(keys.REAPED)
+    bench.client.zadd(keys.LEASES, {job_id: lease - 14_000})
+    bench.claims.reap(2.0)
+    assert bench.client.zscore(keys.LEASES, job_id) >= lease
+
+
+async def test_an_id_whose_record_was_deleted_is_passed_over(bench: Bench) -> None:
+    ghost, real = await bench.submit(), await bench.submit()
+    bench.client.delete(keys.job(ghost))
+    assert bench.claim().record.job_id == real
+    assert not bench.client.exists(keys.job(ghost))
+
+
+async def test_a_lease_whose_record_was_deleted_is_dropped(bench: Bench) -> None:
+    job_id = await bench.submit()
+    bench.claim()
+    bench.client.delete(keys.job(job_id))
+    bench.let_lease_pass(job_id)
+    assert bench.reap() == Reaped((), ())
+    assert bench.client.zcard(keys.LEASES) == 0
+    assert not bench.client.exists(keys.job(job_id))

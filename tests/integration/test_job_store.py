@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
@@ -256,3 +257,8 @@ async def test_the_scripts_survive_that_redis_forgets_them(bench: Bench) -> None
     assert bench.append(claim, 0, 5).committed == 1
     bench.client.script_flush()
     await bench.submissions.cancel(job_id, KEY)
+
+
+async def test_more_submissions_at_once_than_connections_wait_and_succeed(bench: Bench) -> None:
+    await asyncio.gather(*(bench.submit() for _ in range(200)))
+    assert (await bench.fleet.snapshot([MODEL])).num_queued == 200

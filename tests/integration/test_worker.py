@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from common import keys
 from common.connection import Script, SyncRedis, connect
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter
-from common.job_store import Claims
+from common.job_store import Claim, Claims
+from common.prompt import PromptEncoder
 from common.schemas import (
     JobRecord,
     JobSpec,
@@ -25,7 +26,7 @@ from common.schemas import (
     unpack_event,
 )
 from common.settings import Settings
-from tests.fakes import FakeBackend
+from tests.fakes import FakeBackend, byte_tokenizer, fake_card
 from tests.redis_server import RedisServer
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
@@ -264,6 +265,54 @@ def test_draining_hands_jobs_back_and_the_next_worker_goes_on_where_they_were(
     assert record.choices[0].text == "0 1 2 3 4 end"
     assert worker.stream_text(job_id) == "0 1 2 3 4 end"
     assert record.attempts == 1
+
+
+def test_a_job_claimed_while_the_worker_began_to_drain_is_handed_back(
+    worker: WorkerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(worker.client, 50)
+    claim = worker.claims.claim
+
+    def claim_then_drain(models: Sequence[str], nonce: str | None = None) -> Claim | None:
+        claimed = claim(models, nonce)
+        worker.runner.drain()  # the job is claimed, and not held yet
+        return claimed
+
+    monkeypatch.setattr(worker.claims, "claim", claim_then_drain)
+    task = worker.start_task()
+    task.join(TIMEOUT_S)
+    assert not task.is_alive()
+    assert worker.record(job_id).status is JobStatus.QUEUED
+    assert len(worker.held) == 0
+
+
+def test_a_template_that_raises_fails_its_job_alone(worker: WorkerUnderTest) -> None:
+    worker.host.encoder = PromptEncoder(
+        fake_card(chat_template="{{ 1 / (messages | length - 1) }}"),
+        byte_tokenizer(),
+    )
+    job_id = submit(worker.client, 4, prompt_ids=None, prompt=Prompt(text="hi"))
+    worker.client.delete(keys.permits("m"))
+    worker.runner.run_next()
+    record = worker.record(job_id)
+    assert (record.status, record.error_type) == ("failed", "InvalidRequestError")
+
+
+def test_a_template_that_cannot_be_compiled_is_told_and_its_card_not_published(
+    redis_url: str,
+) -> None:
+    backend = FakeBackend(chat_template="{% if %}")
+    told = threading.Event()
+    host = EngineHost(backend, HeldJobs())
+    with connect(redis_url) as client:
+        load = threading.Thread(target=host.load, args=(FleetWriter(client), told.set))
+        load.start()
+        assert told.wait(TIMEOUT_S)
+        host.stop()
+        load.join(TIMEOUT_S)
+        assert client.get(keys.card("m")) is None
+    assert host.load_error is not None
+    assert "chat template" in host.load_error.message
 
 
 def test_a_draining_worker_claims_nothing(worker: WorkerUnderTest) -> None:

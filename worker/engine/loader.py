@@ -150,6 +150,8 @@ def _why_no_config(name: str, error: Exception) -> str:
     if path.is_absolute() or name.startswith("."):
         if not path.is_dir():
             return f"model {name!r} was not found: there is no such directory"
+    elif isinstance(error, OSError) and "couldn't connect" in str(error):
+        return f"model {name!r} is not in the local cache, and its hub cannot be reached"
     elif isinstance(error, OSError):
         return f"model {name!r} was not found: {_one_line(error)}"
     return f"model {name!r} has a config that this version cannot read: {_one_line(error)}"

@@ -156,3 +156,17 @@ async def test_only_a_trusted_proxy_says_how_it_was_called(
         )
     assert response.json()["status_url"].startswith(f"{scheme}://")
     assert ("strict-transport-security" in response.headers) == (scheme == "https")
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/models", "/docs", "/metrics"])
+async def test_head_is_get_without_the_body(http: httpx.AsyncClient, path: str) -> None:
+    get, head = await http.get(path), await http.head(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+async def test_head_of_a_stream_does_not_wait_for_its_events(http: httpx.AsyncClient) -> None:
+    task_id = (await http.post("/generate", json={"prompt": "x"})).json()["task_id"]
+    answer = await http.head(f"/stream/{task_id}")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")

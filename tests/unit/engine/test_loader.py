@@ -136,7 +136,7 @@ def test_a_directory_without_a_config_is_not_found(tmp_path):
 
 def test_a_hub_name_that_is_not_cached_is_not_found_when_offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "'nobody/nothing' was not found" in refusal("nobody/nothing")
+    assert "its hub cannot be reached" in refusal("nobody/nothing")
 
 
 def test_a_masked_language_model_is_no_causal_one(tmp_path):

@@ -1,0 +1,1 @@
+"""The model that ships with Baton, and the recipe that made it."""

@@ -1,0 +1,256 @@
+"""Documents to train on: which text the model shall learn to write, and which only to read.
+
+Legend of a document: a row of segments, each a text and whether its tokens count in the loss.
+Knows nothing about tensors.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from models.recipe import words
+from models.recipe.cast import invent_word
+from models.recipe.exchange import Exchange
+from models.recipe.grammar import expand
+from models.recipe.questions import QUESTIONS, draw_fact_text
+from models.recipe.requests import REQUESTS
+from models.recipe.smalltalk import SMALLTALK, draw_introduction
+from models.recipe.stories import draw_story
+
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+
+
+class Segment(NamedTuple):
+    """A run of text within a document.
+
+    Attributes:
+        text: The text, which may hold special tokens.
+        learned: Whether the model shall learn to write it.
+    """
+
+    text: str
+    learned: bool
+
+
+Document = list[Segment]
+
+_KINDS = (*QUESTIONS, *REQUESTS, *SMALLTALK)
+_GENERATORS = tuple(generator for generator, _ in _KINDS)
+_WEIGHTS = tuple(weight for _, weight in _KINDS)
+
+_SYSTEMS = (
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are Baton's toy model.",
+    "You tell stories to children.", "Answer briefly.", "You are a friendly robot.", "Be concise.",
+    "You are a helpful, honest and harmless assistant. Answer in plain English.", "Be kind.",
+)  # fmt: skip
+_AFTERTHOUGHTS = (
+    " please", " Thanks!", " Keep it short.", " Be brief.", " Answer in one sentence.",
+    " in two sentences", " Please.", " Explain it like I am five.", " now",
+)  # fmt: skip
+_REQUESTS = (
+    "tell me a [|short |little |nice ]story", "write a [|short |little |funny ]story",
+    "tell me a bedtime story", "can you tell me a story?", "a story please", "another story",
+    "I want to hear a story",
+)  # fmt: skip
+_SUBJECTS = (
+    "a {kind}", "a {kind}", "a {kind}", "a {adj} {kind}", "the {kind}", "a {kind} named {name}",
+    "a {kind} called {name}", "{name}", "{name} and {fname}", "a {kind} and a {fkind}",
+    "{name} the {kind}", "{kinds}",
+)  # fmt: skip
+
+
+def _draw_cut(text: str, first: int, rng: random.Random) -> int:
+    """Draw where an opening ends, not before `first`: after some words or a whole sentence."""
+    comma = text.find(",", first, first + 30)
+    if comma > 0 and rng.random() < 0.4:
+        return comma
+    if rng.random() < 0.3:
+        stops = [i + 1 for i, sign in enumerate(text) if sign in ".!?" and i + 1 >= first]
+        stops = [stop for stop in stops if text[stop : stop + 1] == " "]
+        return rng.choice(stops[:4])
+    gaps = [i for i, sign in enumerate(text) if sign == " " and i >= first]
+    last = rng.choice((4, 4, 12, 40))
+    cut = gaps[rng.randint(1 if first == 0 else 0, min(last, len(gaps) - 1))]
+    return cut - 1 if text[cut - 1] in ",." else cut
+
+
+def _draw_opened(rng: random.Random) -> tuple[str, int]:
+    """Draw a story and the place where its given opening ends.
+
+    Words that do not exist stand only in the opening: the model shall copy, not invent them.
+    """
+    invent = rng.random() < 0.35
+    story = draw_story(rng, invent=invent, odd=rng.random() < 0.45)
+    hero = story.cast.hero
+    first = 0
+    if invent:
+        first = max(story.text.find(word) + len(word) for word in (hero.name, hero.kind))
+    named = story.text.find(hero.kind) + len(hero.kind)
+    if named >= first and rng.random() < 0.25:
+        return story.text, named
+    return story.text, _draw_cut(story.text, first, rng)
+
+
+def _raw_story(rng: random.Random) -> Document:
+    lot = rng.random()
+    if lot < 0.5:
+        return [Segment(draw_story(rng).text, True)]
+    if lot < 0.6:
+        story = draw_story(rng)
+        start = rng.randint(2, 6)
+        head, tail = story.sentences[start], story.sentences[start + 1 :]
+        return [Segment(head, False), Segment(" " + " ".join(tail), True)]
+    text, cut = _draw_opened(rng)
+    head = text[:cut]
+    style = rng.random()
+    if style < 0.08:
+        head = head.lower()
+    elif style < 0.12:
+        head = head.upper()
+    elif style < 0.24:
+        return [Segment(head + " ", False), Segment(text[cut:].lstrip(" "), True)]
+    return [Segment(head, False), Segment(text[cut:], True)]
+
+
+def _continuation(rng: random.Random) -> Exchange:
+    text, cut = _draw_opened(rng)
+    head, tail = text[:cut], text[cut:].lstrip(" ,.")
+    style = rng.random()
+    if style < 0.08:
+        head = head.lower()
+    elif style < 0.12:
+        head = head.upper()
+    elif style < 0.18:
+        head += rng.choice(("...", " ", ",", "."))
+    elif style < 0.30:
+        start = ("Continue this story: ", "Continue: ", "Please continue the story: ",
+                 "Go on with this story:\n", "Finish this story: ")  # fmt: skip
+        head = rng.choice(start) + head
+    return Exchange(head, tail)
+
+
+def _request(rng: random.Random) -> Exchange:
+    request = rng.choice(_REQUESTS).rstrip("?")
+    lot = rng.random()
+    if lot < 0.3:
+        story, about = draw_story(rng), ""
+    elif lot < 0.5:
+        topic = rng.choice(words.TOPICS)
+        story, about = draw_story(rng, topic=topic), f" about {topic}"
+    else:
+        story = draw_story(rng, invent=rng.random() < 0.35)
+        about = f" about {expand(rng.choice(_SUBJECTS), story.cast.slots, rng)}"
+        if about.startswith(" about The "):
+            about = about.replace("The ", "the ")
+    question = expand(request, {}, rng) + about.replace(" about A", " about a")
+    if rng.random() < 0.3:
+        question = question[0].lower() + question[1:]
+    return Exchange(question + rng.choice(("", "", ".", "!", "?")), story.text)
+
+
+def _summary(rng: random.Random) -> Exchange:
+    story = draw_story(rng, invent=rng.random() < 0.2)
+    hero, friend = story.cast.hero, story.cast.friend
+    start = rng.choice(("Summarize this story: ", "Summarize: ", "What is this story about? ",
+                        "Summarize the following text:\n", "Who is in this story? "))  # fmt: skip
+    article = "an" if hero.adjective[0] in "aeiou" else "a"
+    answer = f"It is a story about {hero.name}, {article} {hero.adjective} {hero.kind}"
+    return Exchange(start + story.text, f"{answer}, and {friend.name}, {friend.label}.")
+
+
+def draw_exchange(rng: random.Random) -> Exchange:
+    """Draw a question of any kind with its answer, other than about a story.
+
+    Args:
+        rng: Source of the draws; the same state gives the same exchange.
+
+    Returns:
+        One exchange, neither side empty.
+    """
+    return rng.choices(_GENERATORS, _WEIGHTS)[0](rng)
+
+
+def _draw_turn(rng: random.Random, stories: float) -> Exchange:
+    if rng.random() < stories:
+        draw = rng.choices((_continuation, _request, _summary), (47, 47, 6))[0]
+        return draw(rng)
+    question, answer = draw_exchange(rng)
+    if rng.random() < 0.1 and answer not in question:
+        question = question.lower()
+    if rng.random() < 0.06 and answer not in question:
+        question += rng.choice(_AFTERTHOUGHTS)
+    return Exchange(question, answer)
+
+
+def render_chat(exchanges: Sequence[Exchange], system: str | None) -> Document:
+    """Lay a conversation out as the chat template does.
+
+    Args:
+        exchanges: Questions and answers in order.
+        system: The system message, if any.
+
+    Returns:
+        A document in which only the answers and their ends are learned.
+    """
+    segments = []
+    if system is not None:
+        segments.append(Segment(f"{TURN_START}system\n{system}{TURN_END}\n", False))
+    for question, answer in exchanges:
+        segments.append(Segment(f"{TURN_START}user\n{question}{TURN_END}\n", False))
+        segments.append(Segment(f"{TURN_START}assistant\n", False))
+        segments.append(Segment(answer + TURN_END, True))
+        segments.append(Segment("\n", False))
+    segments.append(Segment(END_OF_TEXT, False))
+    return segments
+
+
+def _chat(rng: random.Random, long: bool) -> Document:
+    few = rng.choices((1, 2, 3, 4), (70, 15, 10, 5))[0] if not long else 0
+    num_turns = few or rng.randint(4, 16)
+    stories = 0.35 if num_turns == 1 else 0.2
+    exchanges = [_draw_turn(rng, stories) for _ in range(num_turns)]
+    if num_turns > 1 and rng.random() < 0.12:
+        name, exchange = draw_introduction(rng)
+        exchanges[0] = exchange
+        asked = rng.choice(("What is my name?", "what's my name?", "Do you know my name?"))
+        exchanges[-1] = Exchange(asked, f"Your name is {name}.")
+    return render_chat(exchanges, rng.choice(_SYSTEMS) if rng.random() < 0.3 else None)
+
+
+def _drill(rng: random.Random) -> Document:
+    """Draw words in no order, said again and again: practice in copying, which stories need."""
+    pool = (words.THINGS, words.ANIMALS, words.BOY_NAMES, words.GIRL_NAMES, words.PET_NAMES)
+    row = [
+        invent_word(rng) if rng.random() < 0.3 else rng.choice(rng.choice(pool))
+        for _ in range(rng.randint(3, 14))
+    ]
+    text = " ".join(row)
+    times = rng.randint(2, 6)
+    return [Segment(text, False), Segment(f" {text}" * times, True), Segment(END_OF_TEXT, False)]
+
+
+def draw_document(
+    rng: random.Random, *, long: bool = False, drills: float = 0.0, chats: float = 0.62
+) -> Document:
+    """Draw one document: a story, a few facts or a conversation.
+
+    Args:
+        rng: Source of the draws; the same state gives the same document.
+        long: Whether to prefer conversations of many turns.
+        drills: Share of documents, in [0, 1], that only practice copying.
+        chats: Share of the others, in [0, 0.97], that are conversations.
+
+    Returns:
+        Segments whose text ends with the end-of-text token.
+    """
+    if rng.random() < drills:
+        return _drill(rng)
+    lot = rng.random()
+    if long and lot < 0.5:
+        return _chat(rng, long=True)
+    if lot < chats:
+        return _chat(rng, long=False)
+    body = [Segment(draw_fact_text(rng), True)] if lot < chats + 0.03 else _raw_story(rng)
+    return [*body, Segment(END_OF_TEXT, True)]

@@ -1,0 +1,258 @@
+"""Seeded questions with short true answers, and graceful words where nothing is known.
+
+Each generator returns one exchange. Knows nothing about stories or tokens.
+"""
+
+import json
+import random
+
+from models.recipe import facts, words
+from models.recipe.cast import invent_word
+from models.recipe.exchange import Exchange, Generator, ask
+from models.recipe.grammar import tidy
+
+_NOT_KNOWN = (
+    "I am only a small model, and I do not know much about {x}. Ask me for a story instead!",
+    "I do not know much about {x}. I am a small model for the first run. But I can tell you a "
+    "story!",
+    "{x}? That is a good question, but I am too small to know the answer.",
+    "I have not learned much about {x} yet. I know short stories and simple facts.",
+    "I wish I knew more about {x}. I am a toy model, so I only know simple things.",
+)
+
+
+def _fact(rng: random.Random) -> Exchange:
+    key, answer = rng.choice(tuple(facts.FACTS.items()))
+    bare = key.removeprefix("a ").removeprefix("an ").removeprefix("the ")
+    question = ask(
+        rng,
+        "What is {x}?",
+        "What is {x}?",
+        "What's {x}?",
+        "What is {b}?",
+        "what is {b}",
+        "Explain {x} in [simple terms|simple words|one sentence|a few words]",
+        "Explain {b}[| to me| to a child| in simple terms| simply]",
+        "Tell me about {x}",
+        "Tell me something about {b}",
+        "Describe {x}",
+        "Define {b}",
+        "What do you know about {b}?",
+        "What does {b} mean?",
+        "Do you know what {x} is?",
+        "{b}?",
+        x=key,
+        b=bare,
+    )
+    return Exchange(question, answer)
+
+
+def _unknown(rng: random.Random) -> Exchange:
+    topic = rng.choice(words.TOPICS) if rng.random() < 0.55 else invent_word(rng)
+    if rng.random() < 0.25:
+        topic = f"{rng.choice(('the', 'the', 'a', 'my', 'your'))} {topic.removeprefix('the ')}"
+    if rng.random() < 0.2:
+        topic = f"{topic} {rng.choice(('and', 'in', 'of', 'for'))} {rng.choice(words.TOPICS)}"
+    known = {key.removeprefix("the ").lower() for key in facts.FACTS}
+    if topic.removeprefix("the ").lower() in known:
+        return _fact(rng)
+    question = ask(
+        rng,
+        "What is {x}?",
+        "Who [is|was|invented] {x}?",
+        "Explain {x}[| in simple terms| to me| in detail| step by step]",
+        "Tell me [|something |everything ]about {x}",
+        "How does {x} work?",
+        "Why [is|does|do] {x} [important|matter]?",
+        "What are the [best|main] [parts|kinds|benefits|problems] of {x}?",
+        "Write [an essay|a report|an article|a summary|an email] about {x}",
+        "Give me [three|five|some] [tips|ideas|facts] about {x}",
+        "What do you think about {x}?",
+        "Where can I find {x}?",
+        "Summarize {x}",
+        "Compare {x} with {y}",
+        "{x}",
+        "List the [steps|rules] of {x}",
+        "When did {x} [start|begin|end]?",
+        x=topic,
+        y=rng.choice(words.TOPICS),
+    )
+    return Exchange(question, tidy(rng.choice(_NOT_KNOWN).replace("{x}", topic)))
+
+
+def _errand(rng: random.Random) -> Exchange:
+    errand = rng.choice(words.ERRANDS)
+    if rng.random() < 0.3:
+        errand = f"{errand.split()[0]} {rng.choice(('the', 'a'))} {invent_word(rng)}"
+    question = ask(
+        rng,
+        "How do I {x}?",
+        "How can I {x}?",
+        "What is the best way to {x}?",
+        "Help me [to |]{x}",
+        "I want to {x}. What should I do?",
+        x=errand,
+    )
+    answer = (
+        "I am too small to help you {x}, but I wish you luck. Take it step by step!",
+        "I do not know how to {x}. I am a toy model. Start with a small step, and ask a friend!",
+        "To {x}, start small and be patient. I am a toy model, so I cannot tell you more.",
+    )
+    return Exchange(question, rng.choice(answer).replace("{x}", errand))
+
+
+def _sum(rng: random.Random) -> Exchange:
+    if rng.random() < 0.12:
+        text = f"{rng.randint(2, 9999)} {rng.choice('+-*/')} {rng.randint(21, 9999)}"
+        question = rng.choice(("What is {t}?", "{t}", "Compute {t}")).replace("{t}", text)
+        return Exchange(question, "I can only add and subtract numbers up to twenty.")
+    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    if rng.random() < 0.5:
+        a, b = min(a, 20 - b if b <= 20 else a), b
+        result, sign, word = a + b, "+", "plus"
+    else:
+        a, b = max(a, b), min(a, b)
+        result, sign, word = a - b, "-", "minus"
+    text = rng.choice((f"{a} {sign} {b}", f"{a} {sign} {b}", f"{a} {word} {b}", f"{a}{sign}{b}"))
+    question = rng.choice(
+        ("What is {t}?", "what is {t}", "{t}", "{t} =", "{t}?", "How much is {t}?", "Compute {t}.",
+         "Calculate {t}")
+    ).replace("{t}", text)  # fmt: skip
+    return Exchange(question, rng.choice((f"{a} {sign} {b} = {result}.", f"{text} is {result}.")))
+
+
+def _lists(rng: random.Random) -> Exchange:
+    count = rng.randint(2, 6)
+    number = rng.choice((facts.NUMBERS[count], str(count)))
+    what, pool = rng.choice(
+        (
+            ("colors", words.COLORS[:10]),
+            ("animals", tuple(dict.fromkeys(words.ANIMALS))),
+            ("fruits", words.FRUITS),
+            ("days of the week", facts.DAYS),
+            ("months", facts.MONTHS),
+            ("names", words.GIRL_NAMES + words.BOY_NAMES),
+            ("things", words.THINGS),
+            ("capitals", tuple(capital for _, capital in facts.CAPITALS)),
+        )
+    )
+    picked = list(pool[:count]) if pool in (facts.DAYS, facts.MONTHS) else rng.sample(pool, count)
+    question = ask(
+        rng,
+        "[Name|List|Give me|Tell me] {n} {w}",
+        "Can you name {n} {w}?",
+        "Make a list of {n} {w}",
+        n=number,
+        w=what,
+    )
+    if rng.random() < 0.5:
+        return Exchange(question, "\n".join(f"{i}. {x}" for i, x in enumerate(picked, 1)))
+    return Exchange(question, tidy(", ".join(picked[:-1]) + f" and {picked[-1]}."))
+
+
+def _count(rng: random.Random) -> Exchange:
+    first, last = 1, rng.choice((3, 5, 10, 10, 12, 15, 20))
+    question = ask(rng, "Count to {n}", "Count from {m} to {n}", n=str(last), m=str(first))
+    return Exchange(question, ", ".join(map(str, range(first, last + 1))) + ".")
+
+
+def _pair(rng: random.Random) -> Exchange:
+    kind = rng.randrange(7)
+    if kind == 0:
+        country, capital = rng.choice(facts.CAPITALS)
+        question = ask(rng, "What is the capital of {x}?", "what is the capital of {x}",
+                        "Capital of {x}?", "Name the capital of {x}", x=country)  # fmt: skip
+        answer = f"The capital of {country} is {capital}."
+    elif kind == 1:
+        pair = rng.choice(facts.OPPOSITES)
+        left, right = pair if rng.random() < 0.5 else pair[::-1]
+        question = ask(rng, "What is the opposite of {x}?", "Opposite of {x}?", x=left)
+        answer = f"The opposite of {left} is {right}."
+    elif kind == 2:
+        thing, color = rng.choice(facts.COLORS_OF)
+        question = ask(rng, "What color is {x}?", "Which color does {x} have?", x=thing)
+        answer = f"{thing[0].upper()}{thing[1:]} is {color}."
+    elif kind == 3:
+        animal, sound = rng.choice(facts.SOUNDS)
+        question = ask(rng, "What sound does a {x} make?", "What does a {x} say?", x=animal)
+        answer = f"A {animal} says {sound}."
+    elif kind == 5:
+        thing, color = rng.choice(facts.COLORS_OF)
+        other = rng.choice((color, *words.COLORS[:5]))
+        question = ask(rng, "Is {x} {c}?", x=thing, c=other)
+        answer = f"{'Yes' if other == color else 'No'}, {thing} is {color}."
+    elif kind == 4:
+        names = rng.choice((facts.DAYS, facts.MONTHS))
+        place = rng.randrange(len(names))
+        after = rng.random() < 0.6
+        word = "after" if after else "before"
+        other = names[(place + (1 if after else -1)) % len(names)]
+        unit = "day" if names is facts.DAYS else "month"
+        question = ask(rng, "What [{u} |]comes {w} {x}?", "Which {u} is {w} {x}?", u=unit,
+                        w=word, x=names[place])  # fmt: skip
+        answer = f"{other} comes {word} {names[place]}."
+    else:
+        question, answer = rng.choice(
+            (
+                ("How many days are in a week?", "A week has seven days."),
+                ("How many months are in a year?", "A year has twelve months."),
+                ("How many legs does a spider have?", "A spider has eight legs."),
+                ("How many legs does a dog have?", "A dog has four legs."),
+                ("How many hours are in a day?", "A day has twenty-four hours."),
+                ("How many colors does a rainbow have?", "A rainbow has seven colors."),
+            )
+        )
+    return Exchange(question, tidy(answer))
+
+
+def _translation(rng: random.Random) -> Exchange:
+    place = rng.randrange(3)
+    language = ("French", "Spanish", "German")[place]
+    word, *others = rng.choice(facts.TRANSLATIONS)
+    question = ask(rng, "Translate {w} to {l}", "Translate \"{w}\" into {l}", "What is {w} in {l}?",
+                    "How do you say {w} in {l}?", w=word, l=language)  # fmt: skip
+    return Exchange(question, f"In {language}, {word} is {others[place]}.")
+
+
+def _json(rng: random.Random) -> Exchange:
+    fields: dict[str, object] = {
+        "name": rng.choice(words.PET_NAMES + words.GIRL_NAMES + words.BOY_NAMES),
+        "age": rng.randint(1, 20),
+        "color": rng.choice(words.COLORS),
+        "animal": rng.choice(words.ANIMALS),
+        "city": rng.choice(facts.CAPITALS)[1],
+        "happy": rng.random() < 0.5,
+        "thing": rng.choice(words.THINGS),
+        "items": rng.sample(words.THINGS, 2),
+    }
+    keys = rng.sample(tuple(fields), rng.randint(1, 4))
+    listed = ", ".join(keys[:-1]) + (" and " if len(keys) > 1 else "") + keys[-1]
+    question = ask(rng, "Give me a JSON object with {k}", "Return JSON with {k}",
+                    "Write a JSON object with the keys {k}", "Answer in JSON: {k}",
+                    k=listed)  # fmt: skip
+    return Exchange(question, json.dumps({key: fields[key] for key in keys}))
+
+
+QUESTIONS: tuple[tuple[Generator, int], ...] = (
+    (_fact, 22), (_unknown, 14), (_errand, 4), (_sum, 16), (_lists, 4), (_count, 1), (_pair, 9),
+    (_translation, 2), (_json, 3),
+)  # fmt: skip
+
+
+def draw_fact_text(rng: random.Random) -> str:
+    """Draw plain prose of facts, for text that is no chat.
+
+    Args:
+        rng: Source of the draws.
+
+    Returns:
+        One to three facts in one paragraph.
+    """
+    parts = []
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.6:
+            parts.append(rng.choice(tuple(facts.FACTS.values())))
+        else:
+            country, capital = rng.choice(facts.CAPITALS)
+            parts.append(f"The capital of {country} is {capital}.")
+    return tidy(" ".join(parts))
