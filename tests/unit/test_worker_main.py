@@ -1,0 +1,38 @@
+"""What ends a worker process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+import worker.main
+
+
+def test_a_worker_that_lost_a_thread_logs_it_and_leaves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(worker.main, "_leave_at_once", left.append)
+    monkeypatch.setattr(threading, "excepthook", worker.main._leave_after)
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    thread = threading.Thread(target=fail, name="publisher")
+    with caplog.at_level(logging.CRITICAL):
+        thread.start()
+        thread.join()
+    assert left == [worker.main.EXIT_THREAD_DIED]
+    assert "The thread publisher died" in caplog.text
+    assert "ValueError: a bug" in caplog.text
+
+
+def test_without_redis_url_a_worker_says_so_and_leaves_with_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(worker.main.log, "configure", lambda *_: None)
+    assert worker.main.main() == 2
+    assert "Example: REDIS_URL=redis://" in capsys.readouterr().err
