@@ -9,6 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from common.errors import (
@@ -77,7 +78,7 @@ class JobRunner:
             if claim is None:
                 return
             with log_context(task_id=claim.record.job_id, request_id=claim.record.request_id):
-                self._run(claim)
+                self._run_or_hand_back(claim)
             if self._patiently(lambda: self._claims.num_permits(self._model)) > 0:
                 return
 
@@ -104,6 +105,15 @@ class JobRunner:
         nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
         return self._patiently(lambda: self._claims.claim([self._model], nonce))
 
+    def _run_or_hand_back(self, claim: Claim) -> None:
+        try:
+            self._run(claim)
+        except Draining:
+            # Before the job was held, so `drain` did not see it.
+            with suppress(RedisUnavailableError):
+                self._claims.release(claim.record.job_id, claim.nonce)
+            raise
+
     def _run(self, claim: Claim) -> None:
         record = claim.record
         try:
@@ -120,6 +130,9 @@ class JobRunner:
         if record.last_eid > 0:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
+        if sum(len(event.token_ids) for event in committed) != record.completion_tokens:
+            self._refuse(claim, EngineError("The tokens generated so far are no longer in Redis."))
+            return
         job = HeldJob(claim, prompt_ids, committed)
         self._host.submit(job, max_tokens)
         if self._draining.is_set():

@@ -40,6 +40,7 @@ class WorkerUnderTest:
     """All parts of a worker but Celery, its heartbeat and its reaper."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.client = connect(url)
         self.ended: list[tuple[JobRecord, Outcome]] = []
         self.held = HeldJobs()
@@ -313,6 +314,25 @@ def test_a_template_that_cannot_be_compiled_is_told_and_its_card_not_published(
         assert client.get(keys.card("m")) is None
     assert host.load_error is not None
     assert "chat template" in host.load_error.message
+
+
+def test_a_job_whose_tokens_somebody_deleted_fails_and_does_not_hang(
+    worker: WorkerUnderTest,
+) -> None:
+    job_id = submit(worker.client, 5)
+    task = worker.start_task()
+    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    worker.backend.step(2)
+    worker.wait_until_committed(job_id, 2)
+    worker.runner.drain()
+    task.join(TIMEOUT_S)
+    worker.client.delete(keys.events(job_id))
+    heir = WorkerUnderTest(worker.url)
+    heir.client.delete(keys.permits("m"))
+    heir.runner.run_next()
+    record = heir.record(job_id)
+    heir.stop()
+    assert (record.status, record.error_type) == ("failed", "EngineError")
 
 
 def test_a_draining_worker_claims_nothing(worker: WorkerUnderTest) -> None:
