@@ -7,14 +7,14 @@ jobs, queues or HTTP.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from worker.engine.detokenizer import TokenTable
-from worker.engine.errors import RequestError
+from worker.engine.errors import DeviceLostError, RequestError
 from worker.engine.live_sequence import LiveSequence
 from worker.engine.loader import LoadedModel
 from worker.engine.runner import Chunk, PaddedRunner, Runner
@@ -25,6 +25,9 @@ from worker.engine.transcript import Transcript
 from worker.engine.validation import validate
 
 logger = logging.getLogger(__name__)
+
+MAX_FAILED_IN_A_ROW = 3
+"""Sequences that fail alone, with none that succeeds between, before the device counts as lost."""
 
 _Plan = list[tuple[LiveSequence, int]]
 
@@ -75,6 +78,7 @@ class Engine:
         self._inbox_changed = threading.Condition()
         self._num_unfinished = 0
         self._num_arrived = 0
+        self._num_failed_in_a_row = 0
 
     @property
     def has_work(self) -> bool:
@@ -113,6 +117,9 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Advance every sequence in the batch by one token or one chunk of its prompt.
+
+        Raises:
+            DeviceLostError: No forward pass works any more; the sequences are left as they are.
 
         Returns:
             At most one output per sequence and step, except that one which is added
@@ -230,15 +237,30 @@ class Engine:
         return outputs
 
     def _forward(self, plan: _Plan) -> list[Tensor | None]:
-        """Return a row of logits per sequence, None for those that fail even alone."""
+        """Return a row of logits per sequence, None for those that fail even alone.
+
+        Raises:
+            DeviceLostError: Nothing runs any more, whatever it is.
+        """
         chunks = [Chunk(s.key, s.next_ids(n), s.num_cached) for s, n in plan]
         try:
-            return list(self._runner.run(chunks))
+            rows: list[Tensor | None] = list(self._runner.run(chunks))
         except Exception:
             logger.exception("a forward pass of %d sequences failed", len(chunks))
-            if len(chunks) == 1:
-                return [None]
-        return [row for chunk in chunks for row in self._forward_alone(chunk)]
+            rows = [None]
+            if len(chunks) > 1:
+                rows = [row for chunk in chunks for row in self._forward_alone(chunk)]
+        self._note_failures(rows)
+        return rows
+
+    def _note_failures(self, rows: Sequence[Tensor | None]) -> None:
+        """Tell a bad request from a device on which every request fails."""
+        if any(row is not None for row in rows):
+            self._num_failed_in_a_row = 0
+            return
+        self._num_failed_in_a_row += len(rows)
+        if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+            raise DeviceLostError(f"{self._num_failed_in_a_row} sequences in a row failed alone")
 
     def _forward_alone(self, chunk: Chunk) -> list[Tensor | None]:
         try:

@@ -1,6 +1,7 @@
 """The engine's errors.
 
 EngineError
+├── DeviceLostError   no forward pass works any more; the engine is of no further use
 ├── ModelLoadError    a model that cannot be served; one line says why
 └── RequestError      one request that cannot run; carries the code for its Output
 """
@@ -8,6 +9,10 @@ EngineError
 
 class EngineError(Exception):
     """Anything that the engine raises on purpose."""
+
+
+class DeviceLostError(EngineError):
+    """Every sequence fails, each alone: the fault is not in a request."""
 
 
 class ModelLoadError(EngineError):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from worker.engine.engine import Engine
+from worker.engine.errors import DeviceLostError
 from worker.engine.runner import PaddedRunner
 
 
@@ -28,6 +29,16 @@ class Meddler:
 
     def check_integrity(self, lengths):
         self.inner.check_integrity(lengths)
+
+
+class Refusing:
+    """Refuses the chunks of some sequences, which are numbered from 1 in their order of arrival."""
+
+    def __init__(self, keys):
+        self.keys = keys
+
+    def __call__(self, chunks):
+        return any(chunk.key in self.keys for chunk in chunks)
 
 
 def three(ask):
@@ -119,6 +130,25 @@ def test_a_forward_that_breaks_between_two_layers_leaves_the_state_intact(
     with model.model.layers[1].register_forward_pre_hook(break_once):
         driven.add(*three(ask)).finish()
     assert {name: driven[name].ids for name in "abc"} == undisturbed
+
+
+def test_a_device_on_which_every_sequence_fails_alone_is_lost(llama, ask):
+    engine = Engine(llama, max_batch_size=4, runner=Meddler(llama, refuse=lambda chunks: True))
+    for request in three(ask):
+        engine.add(request)
+    with pytest.raises(DeviceLostError):
+        engine.step()
+
+
+def test_failures_with_successes_between_them_do_not_lose_the_device(llama, drive, ask):
+    refuse = Refusing(keys={1, 3, 5, 7})
+    engine = Engine(llama, max_batch_size=1, runner=Meddler(llama, refuse=refuse))
+    reasons = []
+    for name in "abcdefgh":
+        engine.add(ask(name, "the quick"))
+        while engine.has_work:
+            reasons += [output.finish_reason for output in engine.step() if output.finish_reason]
+    assert reasons == ["error", "length"] * 4
 
 
 def test_an_only_sequence_that_fails_ends_with_an_error(llama, drive, ask):
