@@ -1,13 +1,12 @@
-"""Everything of one worker that outlives a job: backend, publisher, heartbeat, reaper.
+"""Loads the model, runs the backend on the engine's thread, and passes jobs in.
 
-The host loads the model, runs the backend on the engine's thread, and passes jobs in. Knows
-nothing about Celery.
+Knows nothing about Celery. What the backend raises ends the thread, and with it the process
+(`worker.main`): the engine isolates what one request does to it, so it is a bug or a dead device.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 
@@ -22,7 +21,6 @@ from worker.publisher import Publisher
 FIRST_RETRY_S = 5.0
 MAX_RETRY_S = 60.0
 REDIS_RETRY_S = 0.5
-EXIT_ENGINE_DIED = 70
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +74,10 @@ class EngineHost:
     def start(self, publisher: Publisher) -> None:
         """Begin to generate."""
         self._thread = threading.Thread(
-            target=self._run, args=(publisher,), name="engine", daemon=True
+            target=self._backend.run,
+            args=(publisher.deliver, self._stop),
+            name="engine",
+            daemon=True,
         )
         self._thread.start()
 
@@ -106,16 +107,6 @@ class EngineHost:
                 used_s=record.used_ms / 1000,
             )
         )
-
-    def _run(self, publisher: Publisher) -> None:
-        try:
-            self._backend.run(publisher.deliver, self._stop)
-        except Exception:
-            # The engine isolates what one request does to it, so this is a bug or a dead device.
-            # Its jobs go to another worker when their leases pass; the supervisor starts a new one.
-            log.critical("The engine died; this worker leaves", exc_info=True)
-            logging.shutdown()
-            os._exit(EXIT_ENGINE_DIED)
 
 
 def _encoder_of(card: ModelCard, tokenizer_json: str) -> PromptEncoder:

@@ -168,8 +168,10 @@ class Worker:
 
 
 def _leave_after(args: threading.ExceptHookArgs) -> None:
-    # A worker without its publisher, heartbeat or reaper looks alive and is not. Its jobs go to
-    # another one when their leases pass; the supervisor starts a new one.
+    # A worker without its engine, publisher, heartbeat or reaper looks alive and is not. Its jobs
+    # go to another one when their leases pass; the supervisor starts a new one.
+    if args.exc_type is SystemExit:  # a thread's way to end itself, as without this hook
+        return
     name = args.thread.name if args.thread is not None else "?"
     error = args.exc_value
     logger.critical("The thread %s died; this worker leaves", name, exc_info=error)

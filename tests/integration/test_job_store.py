@@ -233,9 +233,7 @@ async def test_a_running_job_is_cancelled_through_append_and_heartbeat(bench: Be
     assert pulse.cancelled == (claim.nonce,)
 
 
-async def test_the_brokers_list_stays_under_its_cap(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_brokers_list_stays_under_its_cap(bench: Bench) -> None:
     bench.client.rpush(keys.permits(MODEL), *["x"] * permits.PERMIT_CAP)
     await bench.submit()
     assert bench.claims.num_permits(MODEL) == permits.PERMIT_CAP
