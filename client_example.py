@@ -14,7 +14,7 @@ What can go wrong:
     LLMError
     |-- ServiceUnreachableError       nothing answers, or the connection broke
     |-- APIError                      the service answered with an error
-    |   |-- InvalidRequestError       400, 413
+    |   |-- InvalidRequestError       400, 413, 422
     |   |-- AuthenticationError       401
     |   |-- NotFoundError             404, 410
     |   |-- RateLimitError            429, after as many repeats as the client makes
@@ -137,6 +137,7 @@ _ERRORS: Mapping[int, type[APIError]] = {
     404: NotFoundError,
     410: NotFoundError,
     413: InvalidRequestError,
+    422: InvalidRequestError,
     429: RateLimitError,
     503: ServiceUnavailableError,
 }
@@ -180,7 +181,8 @@ class LLMClient:
             prompt: What to answer or continue.
             wait: Return the result; otherwise the answer to the submission, at once.
             wait_timeout_s: Seconds to wait at most.
-            options: Further fields of `POST /generate`, such as `max_tokens` and `temperature`.
+            options: Further fields of `POST /generate`, such as `max_tokens` and `temperature`,
+                or `submit`'s `idempotency_key`.
 
         Returns:
             With `wait`, what `wait()` returns: the text is in `result`. Otherwise what `submit()`
@@ -192,11 +194,15 @@ class LLMClient:
         submitted = self.submit(prompt, **options)
         return self.wait(submitted["task_id"], wait_timeout_s) if wait else submitted
 
-    def submit(self, prompt: str | None = None, **options: Any) -> JSON:
+    def submit(
+        self, prompt: str | None = None, *, idempotency_key: str | None = None, **options: Any
+    ) -> JSON:
         """Put a job in line.
 
         Args:
             prompt: What to answer or continue; None where `messages` is among the options.
+            idempotency_key: Your own name for this submission, such as a UUID: within 24 hours it
+                makes one job, however often it is sent. A broken connection is then repeated too.
             options: Further fields of `POST /generate`.
 
         Returns:
@@ -205,10 +211,10 @@ class LLMClient:
         Raises:
             APIError: It was refused, after repeats where one could help.
             ServiceUnreachableError: Nothing answered. The job may have been accepted all the
-                same, which is why this is not repeated.
+                same, which is why without `idempotency_key` this is not repeated.
         """
         body = options if prompt is None else {"prompt": prompt, **options}
-        return self._call("POST", "/generate", body).body
+        return self._call("POST", "/generate", body, idempotency_key).body
 
     def status(self, task_id: str) -> JSON:
         """Where a job is: `status`, `message`, `queue_position`, `progress`, ..."""
@@ -296,22 +302,38 @@ class LLMClient:
                 yield ServerEvent(is_end=True)
             yield from parse_events(_whole_lines(response))
 
-    def _call(self, method: str, path: str, body: JSON | None = None) -> _Answer:
-        """Ask, and ask again where the service says that it cannot answer right now."""
+    def _call(
+        self, method: str, path: str, body: JSON | None = None, idempotency_key: str | None = None
+    ) -> _Answer:
+        """Ask, and ask again where the service says that it cannot answer right now.
+
+        With an idempotency key, also where there is no telling whether it was heard.
+        """
+        headers: dict[str, str] = {}
+        passing: tuple[type[LLMError], ...] = (RateLimitError, ServiceUnavailableError)
+        if idempotency_key is not None:
+            headers = {"Idempotency-Key": idempotency_key}
+            passing += (ServiceUnreachableError,)
         num_repeats = 0
         while True:
             try:
-                return self._call_once(method, path, body)
-            except (RateLimitError, ServiceUnavailableError) as error:
+                return self._call_once(method, path, body, headers)
+            except passing as error:
                 pause_s = error.retry_after_s or 2.0**num_repeats
                 num_repeats += 1
                 if num_repeats > MAX_REPEATS or pause_s > MAX_REPEAT_PAUSE_S:
                     raise
                 self._sleep(pause_s)
 
-    def _call_once(self, method: str, path: str, body: JSON | None = None) -> _Answer:
+    def _call_once(
+        self,
+        method: str,
+        path: str,
+        body: JSON | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Answer:
         try:
-            with self._open(method, path, body) as response:
+            with self._open(method, path, body, headers) as response:
                 content = json.loads(response.read())
         except (OSError, http.client.HTTPException) as error:
             raise ServiceUnreachableError(f"{self.base_url} broke off: {error}") from error

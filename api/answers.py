@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Status = Literal["queued", "processing", "completed", "failed", "cancelled", "expired"]
 TASK_ID = "0b0f7a1e-6d0b-4d0c-9d63-2f1f9be1d4a7"
 
 
@@ -26,14 +27,16 @@ class ErrorAnswer(_Answer):
 class SubmitAnswer(_Answer):
     """An accepted task, and where to follow it."""
 
-    status: Literal["queued"]
+    status: Status = Field(description="`queued`; of a repeat, where the task is by now.")
     task_id: str = Field(examples=[TASK_ID])
     message: str
     status_url: str
     result_url: str
     stream_url: str = Field(description="Opens this one stream without a key: give it to browsers.")
     cancel_url: str
-    queue_position: int = Field(description="1 is next.", examples=[1])
+    queue_position: int | None = Field(
+        description="1 is next; null where a repeat's task waits no more.", examples=[1]
+    )
 
 
 class Progress(_Answer):
@@ -46,7 +49,7 @@ class Progress(_Answer):
 class StatusAnswer(_Answer):
     """Where a task is."""
 
-    status: Literal["queued", "processing", "completed", "failed", "cancelled", "expired"]
+    status: Status
     task_id: str = Field(examples=[TASK_ID])
     message: str = Field(examples=["Task is currently being processed"])
     queue_position: int | None = Field(description="1 is next; null unless it waits.")
@@ -197,6 +200,7 @@ _ERRORS = {
     404: "No such task, or it belongs to another key.",
     410: "The task ended so long ago that its result was dropped.",
     413: "The body is over 1 MiB.",
+    422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
     503: "The queue is full, or Redis is away; see `Retry-After`.",
 }

@@ -13,6 +13,7 @@ from api.background import end
 from api.fleet_poller import FleetPoller
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
+from api.reaper import Reaper
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
@@ -21,6 +22,7 @@ from common.errors import SettingsError
 from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
+from common.reaping import AsyncReaping
 from common.request_log import OnEnd, request_logger
 from common.settings import Settings
 
@@ -39,6 +41,7 @@ class Gateway:
     jobs: Submissions
     watcher: Watcher
     poller: FleetPoller
+    reaper: Reaper
     submitter: Submitter
     http_metrics: HttpMetrics
     on_end: OnEnd
@@ -60,6 +63,7 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
+        on_end = request_logger(log_prompts=settings.log_prompts)
         return cls(
             settings=settings,
             redis=redis,
@@ -69,15 +73,17 @@ class Gateway:
             jobs=jobs,
             watcher=Watcher(redis),
             poller=poller,
+            reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet)),
             http_metrics=HttpMetrics(),
-            on_end=request_logger(log_prompts=settings.log_prompts),
+            on_end=on_end,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside; starts as well where Redis is away."""
-        tasks = [asyncio.create_task(self.watcher.run()), asyncio.create_task(self.poller.run())]
+        parts = (self.watcher, self.poller, self.reaper)
+        tasks = [asyncio.create_task(part.run()) for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLL_S):
                 await self.poller.has_polled.wait()

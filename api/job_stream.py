@@ -1,7 +1,8 @@
 """The frames of one job's stream, from an event id on to the job's end.
 
 Token frames carry the id of the last event in them; frames of status changes carry none. All
-`token`s put together are the result, except that a frame with `snapshot` replaces what was before.
+`token`s put together are the result, except that a frame with `snapshot` replaces what was before:
+one also with `restarted` where the job had to begin again from nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from api.watch import HistoryGone, StatusChange, Update, Watch, WatchClosed
 from api.watcher import Watcher
 from common.errors import RedisUnavailableError
 from common.job_store import Submissions
-from common.schemas import EndEvent, JobRecord, JobStatus
+from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent
 
 COALESCE_S = 0.025
 HEARTBEAT_S = 15.0
@@ -63,6 +64,7 @@ class JobStream:
         self._num_tokens = record.completion_tokens
         self._text = ""  # of events that no frame has carried yet
         self._eid: int | None = None  # the last of these events
+        self._is_restarted = False
         self._has_ended = False
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -107,6 +109,10 @@ class JobStream:
             elif isinstance(update.event, EndEvent):
                 self._text += "".join(update.event.tails[:1])
                 self._eid, self._has_ended = update.eid, True
+            elif isinstance(update.event, RestartEvent):
+                # All that was sent, and what is still to be sent, is replaced by what comes now.
+                self._text, self._num_tokens, self._eid = "", 0, update.eid
+                self._is_replacing = self._is_restarted = True
             elif update.event.choice == 0:
                 self._text += "".join(update.event.texts)
                 self._num_tokens = update.event.position + len(update.event.token_ids)
@@ -120,9 +126,12 @@ class JobStream:
         if self._eid is None:
             return
         data = self._data(JobStatus.PROCESSING, self._text)
+        if self._is_restarted:
+            data["restarted"] = True
         data["progress"]["completion_tokens"] = self._num_tokens
         yield frame(data, self._eid)
-        self._text, self._eid, self._is_replacing = "", None, False
+        self._text, self._eid = "", None
+        self._is_replacing = self._is_restarted = False
         self._tokens_sent_s = time.monotonic()
 
     def _status_frame(self, status: JobStatus) -> bytes:

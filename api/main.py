@@ -23,6 +23,7 @@ from common import __version__, log
 from common.settings import Settings, load_settings
 
 _EXPOSED = [
+    "Idempotent-Replayed",
     "Location",
     "Preference-Applied",
     "Retry-After",

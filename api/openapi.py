@@ -27,7 +27,7 @@ _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
 def install(app: FastAPI) -> None:
-    """Have the app describe itself without the framework's 422, which it never answers."""
+    """Have the app describe itself without the framework's own 422, which it never answers."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -47,7 +47,13 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     )
     for path in schema["paths"].values():
         for operation in path.values():
-            operation["responses"].pop("422", None)
+            _without_frameworks_422(operation["responses"])
     for name in _FRAMEWORKS_OWN:
         schema["components"]["schemas"].pop(name, None)
     return schema
+
+
+def _without_frameworks_422(responses: dict[str, Any]) -> None:
+    schema = responses["422"]["content"]["application/json"]["schema"] if "422" in responses else {}
+    if schema.get("$ref", "").rpartition("/")[2] in _FRAMEWORKS_OWN:
+        del responses["422"]

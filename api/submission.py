@@ -7,13 +7,14 @@ import uuid
 from dataclasses import dataclass
 
 from api.fleet_poller import FleetPoller
+from api.idempotency import IdempotencyKey
 from api.schemas import DEFAULT_TOP_K, MAX_SEED, GenerateRequest
 from api.tokenizers import Tokenizers
-from common.errors import InvalidRequestError, QueueFullError
+from common.errors import InvalidRequestError, QueueFullError, RequestError
 from common.job_store import Submissions, Submitted
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
-from common.schemas import JobSpec, Prompt, SamplingSpec
+from common.schemas import JobSpec, JobStatus, Prompt, SamplingSpec
 from common.settings import Settings
 
 MEMORY_SHARE = 0.8
@@ -23,10 +24,21 @@ MEMORY_RETRY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A job that is in line."""
+    """A job that was accepted: just now, or by the submission that this one repeats.
 
-    spec: JobSpec
+    Attributes:
+        stream_token: Opens the job's stream without a key.
+    """
+
+    job_id: str
+    stream_token: str
+    status: JobStatus
     answer: Submitted
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether an earlier submission is answered once more."""
+        return self.answer.replayed is not None
 
 
 class Submitter:
@@ -46,19 +58,43 @@ class Submitter:
         self._poller = poller
         self._tokenizers = tokenizers
 
-    async def submit(self, body: GenerateRequest, key_id: str, request_id: str) -> Accepted:
+    async def submit(
+        self,
+        body: GenerateRequest,
+        key_id: str,
+        request_id: str,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> Accepted:
         """Check a request against its model, encode its prompt, and put the job in line.
 
+        Where the idempotency key is that of an earlier submission, there is no new job: the
+        answer is that one's.
+
         Raises:
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
             InvalidRequestError: The prompt is empty or does not fit, or `timeout` is too long.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
         """
-        self._check_memory()
-        spec = await self._spec(body, key_id, request_id)
-        return Accepted(spec, await self._jobs.submit(spec))
+        idempotency = None if idempotency_key is None else idempotency_key.of(body)
+        try:
+            self._check_memory()
+            spec = await self._spec(body, key_id, request_id)
+        except RequestError:
+            # What has changed since a request was accepted is no reason to refuse its repeat.
+            if idempotency is None:
+                raise
+            earlier = await self._jobs.replay(key_id, idempotency)
+            if earlier is None:
+                raise
+            return _replayed(earlier)
+        answer = await self._jobs.submit(spec, idempotency)
+        if answer.replayed is not None:
+            return _replayed(answer)
+        return Accepted(spec.job_id, spec.stream_token, JobStatus.QUEUED, answer)
 
     async def _spec(self, body: GenerateRequest, key_id: str, request_id: str) -> JobSpec:
         model = self._catalog.resolve(body.model_name).model
@@ -133,6 +169,12 @@ class Submitter:
             ignore_eos=body.ignore_eos,
             min_tokens=body.min_tokens,
         )
+
+
+def _replayed(answer: Submitted) -> Accepted:
+    job = answer.replayed
+    assert job is not None
+    return Accepted(job.job_id, job.stream_token, job.status, answer)
 
 
 def _prompt_of(body: GenerateRequest) -> Prompt:

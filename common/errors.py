@@ -13,6 +13,7 @@
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskExpiredError           410  task_expired
     |   |-- PayloadTooLargeError       413  payload_too_large
+    |   |-- IdempotencyMismatchError   422  idempotency_mismatch
     |   |-- RateLimitError             429  rate_limit_exceeded
     |   |-- InternalError              500  internal_error
     |   |-- QueueFullError             503  queue_full
@@ -132,6 +133,13 @@ class PayloadTooLargeError(RequestError):
 
     status = 413
     code = "payload_too_large"
+
+
+class IdempotencyMismatchError(RequestError):
+    """The idempotency key came with another request before."""
+
+    status = 422
+    code = "idempotency_mismatch"
 
 
 class RateLimitError(RequestError):

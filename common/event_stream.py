@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from common import keys
 from common.connection import AsyncRedis, Script, SyncRedis, translated_errors
-from common.schemas import StreamEvent, TokenEvent, unpack_event
+from common.schemas import RestartEvent, StreamEvent, TokenEvent, unpack_event
 
 READ_LIMIT = 1000
 
@@ -69,11 +69,17 @@ class EventWriter:
         return [_read_answer(answer) for answer in answers]
 
     def committed(self, job_id: str) -> list[TokenEvent]:
-        """All token events of a job so far, in order: what a new worker has to replay."""
+        """The token events of a job that hold, in order: what a new worker has to replay."""
         with translated_errors():
             entries = cast(Any, self._client.xrange(keys.events(job_id)))
-        events = [unpack_event(values["d"]) for _, values in entries]
-        return [event for event in events if isinstance(event, TokenEvent)]
+        held: list[TokenEvent] = []
+        for _, values in entries:
+            event = unpack_event(values["d"])
+            if isinstance(event, RestartEvent):
+                held.clear()
+            elif isinstance(event, TokenEvent):
+                held.append(event)
+        return held
 
     def _send(self, appends: Sequence[Append]) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)

@@ -23,10 +23,16 @@ ModelState = Literal["loading", "ready", "error"]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model on one worker; `reason` says in one line why it cannot be loaded."""
+    """A model on one worker.
+
+    Attributes:
+        reason: In one line, why it cannot be loaded.
+        revision: Of what is loaded (`model_card.ModelCard.fingerprint`).
+    """
 
     state: ModelState
     reason: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ Raises:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
 from common import keys
@@ -24,27 +24,58 @@ from common.connection import (
     translated_errors,
 )
 from common.errors import (
+    IdempotencyMismatchError,
     JobError,
     QueueFullError,
     RateLimitError,
+    RequestError,
     TaskExpiredError,
     TaskNotFoundError,
-    WorkerLostError,
 )
 from common.schemas import JobRecord, JobSpec, JobStatus, Outcome
 from common.settings import Settings
 
 QUEUE_FULL_RETRY_S = 5.0
-REAP_LIMIT = 256
+FAIL_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What makes two submissions of an API key the same one.
+
+    Attributes:
+        key_hash: Of the idempotency key, so that any key makes a short name.
+        request_hash: Of the request; another one under the same key is refused.
+    """
+
+    key_hash: str
+    request_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The job of an earlier submission, as it stands now, with what its first answer told."""
+
+    job_id: str
+    status: JobStatus
+    stream_token: str
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """An accepted job: its place in line (1 is next) and what is left of the key's rate."""
+    """An accepted job.
 
-    queue_position: int
+    Attributes:
+        queue_position: Its place in line: 1 is next, None where it waits no more.
+        rate_remaining: Submissions that the key has left at once.
+        rate_reset_s: Seconds until it has all of them again.
+        replayed: The job that stands for this one, where the submission is a repeat.
+    """
+
+    queue_position: int | None
     rate_remaining: int
     rate_reset_s: float
+    replayed: Replayed | None = None
 
 
 class Submissions:
@@ -60,29 +91,70 @@ class Submissions:
         self._burst = settings.rate_limit_burst
         self._ttls = (settings.result_ttl_s, settings.stream_grace_s)
 
-    async def submit(self, spec: JobSpec) -> Submitted:
+    async def submit(self, spec: JobSpec, idempotency: Idempotency | None = None) -> Submitted:
         """Accept a job: after this it is durable and in line.
+
+        Args:
+            spec: The job.
+            idempotency: A repeat of an earlier submission is answered with that one's job,
+                whatever the rate and the queue's room; the job of this call does not come to be.
 
         Raises:
             RateLimitError: The key is over its rate.
             QueueFullError: `QUEUE_CAPACITY` jobs are waiting.
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The earlier submission's job was dropped `RESULT_TTL_S` after its end.
         """
         record = [part for pair in spec.to_fields().items() for part in pair]
+        job = (spec.job_id, spec.key_id, spec.model, spec.job_class)
+        submitted = await self._submitted(job, idempotency, record)
+        assert submitted is not None
+        return submitted
+
+    async def replay(self, key_id: str, idempotency: Idempotency) -> Submitted | None:
+        """The answer to a repeat of an earlier submission, or None where there was none.
+
+        Raises:
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The earlier submission's job was dropped `RESULT_TTL_S` after its end.
+        """
+        return await self._submitted(("", key_id, "", ""), idempotency, [])
+
+    async def _submitted(
+        self, job: tuple[str, ...], idempotency: Idempotency | None, record: list[str]
+    ) -> Submitted | None:
+        same = ("", "") if idempotency is None else astuple(idempotency)
         interval_us = 60_000_000 // self._per_minute
         with translated_errors():
             answer, *values = await self._submit.acall(
-                self._client,
-                *(spec.job_id, spec.key_id, spec.model, spec.job_class),
-                *(self._capacity, interval_us, self._burst, *record),
+                self._client, *job, self._capacity, interval_us, self._burst, *same, *record
+            )
+        if answer == "new":
+            return None
+        if answer not in ("ok", "replay"):
+            raise self._refusal(answer, values)
+        place, remaining, reset_us, *earlier = values
+        replayed = Replayed(earlier[0], JobStatus(earlier[1]), earlier[2]) if earlier else None
+        return Submitted(place, int(remaining), int(reset_us) / 1e6, replayed)
+
+    def _refusal(self, answer: str, values: list[Any]) -> RequestError:
+        if answer == "mismatch":
+            return IdempotencyMismatchError(
+                "This Idempotency-Key came with another request before: repeat that one as it "
+                "was, or choose a new key.",
+                param="Idempotency-Key",
+            )
+        if answer == "gone":
+            return TaskExpiredError(
+                f"This request was accepted before, as task '{values[0]}', whose result was "
+                "dropped. To run it again, choose a new Idempotency-Key."
             )
         if answer == "rate":
-            raise RateLimitError("Rate limit exceeded", retry_after_s=int(values[0]) / 1e6)
-        if answer == "full":
-            raise QueueFullError(
-                f"The queue is full: {values[0]} of {self._capacity} jobs are waiting.",
-                retry_after_s=QUEUE_FULL_RETRY_S,
-            )
-        return Submitted(int(values[0]), int(values[1]), int(values[2]) / 1e6)
+            return RateLimitError("Rate limit exceeded", retry_after_s=int(values[0]) / 1e6)
+        return QueueFullError(
+            f"The queue is full: {values[0]} of {self._capacity} jobs are waiting.",
+            retry_after_s=QUEUE_FULL_RETRY_S,
+        )
 
     async def get(self, job_id: str, key_id: str) -> JobRecord:
         """The record of a job that belongs to the key.
@@ -177,22 +249,14 @@ class Pulse:
 Released = Literal["requeued", "ended", "fenced"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """Jobs whose lease had passed: those that are in line again, and those that have ended."""
-
-    requeued: tuple[str, ...]
-    ended: tuple[str, ...]
-
-
 class Claims:
-    """The worker's half: claim, keep, end and give back; and the reaper."""
+    """The worker's half: claim, keep, end and give back."""
 
     _claim = Script("claim")
     _finish = Script("finish")
     _heartbeat = Script("heartbeat")
     _release = Script("release")
-    _reap = Script("reap")
+    _restart = Script("restart")
     _fail_ready = Script("fail_ready")
     _leave = Script("leave")
 
@@ -200,19 +264,19 @@ class Claims:
         self._client = client
         self._worker_id = worker_id
         self._lease_ms = int(settings.lease_s * 1000)
-        self._max_attempts = settings.max_attempts
         self._ttls = (settings.result_ttl_s, settings.stream_grace_s)
 
-    def claim(self, models: Sequence[str], nonce: str | None = None) -> Claim | None:
-        """Take the job that should run next, or None where no job is ready.
+    def claim(self, models: Mapping[str, str], nonce: str | None = None) -> Claim | None:
+        """Take the job that should run next, or None where there is none for this worker.
 
         Args:
-            models: Ids of the models that this worker has loaded.
+            models: Of the models that this worker has loaded, each id with its fingerprint.
             nonce: Given to repeat a claim whose answer was lost; else a fresh one.
         """
         nonce = nonce or uuid.uuid4().hex
+        served = [part for pair in models.items() for part in pair]
         with translated_errors():
-            answer = self._claim.call(self._client, self._worker_id, nonce, self._lease_ms, *models)
+            answer = self._claim.call(self._client, self._worker_id, nonce, self._lease_ms, *served)
         if not answer:
             return None
         return Claim(JobRecord.from_fields(answer[0], pairs(answer[1])), nonce)
@@ -258,23 +322,23 @@ class Claims:
             answer: Released = self._release.call(self._client, job_id, nonce, *self._ttls)
         return answer
 
-    def reap(self, period_s: float) -> Reaped:
-        """Take back jobs whose lease has passed, from every worker, and top up the permits."""
-        message = f"The job's workers died {self._max_attempts} times while they ran it."
+    def restart(self, job_id: str, nonce: str) -> None:
+        """Begin a job again from nothing: what was committed of it cannot be continued.
+
+        Raises:
+            FencedError: The job is no longer this claim's.
+        """
         with translated_errors():
-            requeued, ended = self._reap.call(
-                self._client,
-                *(int(period_s * 1000), self._lease_ms, REAP_LIMIT, self._max_attempts),
-                *(*self._ttls, WorkerLostError.__name__, message),
-            )
-        return Reaped(tuple(requeued), tuple(ended))
+            answer = self._restart.call(self._client, job_id, nonce)
+        if answer == "fenced":
+            raise FencedError(job_id)
 
     def fail_ready(self, model: str, error: JobError) -> list[str]:
         """Fail the waiting jobs of a model that no live worker can load."""
         with translated_errors():
             failed = self._fail_ready.call(
                 self._client,
-                *(model, type(error).__name__, error.message, REAP_LIMIT, *self._ttls),
+                *(model, type(error).__name__, error.message, FAIL_LIMIT, *self._ttls),
             )
         return list(failed)
 

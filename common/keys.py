@@ -10,11 +10,13 @@ baton:models                set     model ids that ever had a job        none
 baton:leases                zset    running job ids by lease end (ms)    none
 baton:claim:<nonce>         string  job id that this claim got           NONCE_TTL_S
 baton:rate:<key id>         string  GCRA arrival time (us)               until it has no effect
+baton:idem:<key id>:<hash>  string  job id and body hash of a submission IDEMPOTENCY_TTL_S
 baton:permits:<model>       list    Celery's queue: "model has work"     none
 baton:card:<model>          string  model card (JSON)                    none
 baton:tokenizer:<sha256>    string  a tokenizer.json                     none
 baton:workers               zset    worker ids by last heartbeat (ms)    none, swept by the reaper
 baton:worker:<id>           string  what a worker announces (JSON)       WORKER_TTL_S
+baton:trials                hash    worker id: the suspect that it tries none, swept by the reaper
 baton:counters              hash    jobs and tokens, ever growing        none
 baton:reaped                string  when a reaper last ran (ms)          none
 
@@ -36,11 +38,13 @@ MODELS = "baton:models"
 LEASES = "baton:leases"
 CLAIM = "baton:claim:"
 RATE = "baton:rate:"
+IDEMPOTENCY = "baton:idem:"
 PERMITS = "baton:permits:"
 CARD = "baton:card:"
 TOKENIZER = "baton:tokenizer:"
 WORKERS = "baton:workers"
 WORKER = "baton:worker:"
+TRIALS = "baton:trials"
 COUNTERS = "baton:counters"
 REAPED = "baton:reaped"
 BELL = "baton:bell:"
@@ -48,6 +52,7 @@ CANCEL = "baton:cancel"
 
 NONCE_TTL_S = 60
 WORKER_TTL_S = 20
+IDEMPOTENCY_TTL_S = 86_400
 
 _NAMES = {
     name: value
@@ -58,6 +63,7 @@ LUA_KEYS = (
     "local KEY = {"
     + ", ".join(f'{name} = "{value}"' for name, value in _NAMES.items())
     + f"}}\nlocal NONCE_TTL_S = {NONCE_TTL_S}\nlocal WORKER_TTL_S = {WORKER_TTL_S}\n"
+    + f"local IDEMPOTENCY_TTL_S = {IDEMPOTENCY_TTL_S}\n"
 )
 
 

@@ -17,8 +17,7 @@ class ModelCard:
 
     Attributes:
         model: Its id, as requests name it.
-        revision: A hash of weights and configuration: equal for workers that continue each
-            other's jobs.
+        revision: A hash of weights and configuration.
         architecture: The class name of the model, such as LlamaForCausalLM.
         format: What the weights are stored as, such as safetensors.
         context_length: Tokens that prompt and output may have together.
@@ -39,6 +38,11 @@ class ModelCard:
     tokenizer_sha256: str
     chat_template: str | None
     special_tokens: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for workers that continue each other's jobs: weights, configuration and dtype."""
+        return f"{self.revision}:{self.dtype}"
 
     def pack(self) -> str:
         """JSON."""

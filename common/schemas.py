@@ -5,9 +5,14 @@ Knows nothing about HTTP and nothing about Redis commands: a record is a flat ma
 Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
              metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
-    claim    nonce worker attempts+1 started_ms (first claim only)
-    append   pos:<choice> (tokens committed) eid used_ms first_token_ms
+             idem (the rest of the idempotency key's name, where one came)
+    claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
+             committed: of the model that generates)
+    append   pos:<choice> (tokens committed) eid used_ms first_token_ms; suspect goes
     cancel   cancel=1 while it runs
+    requeue  requeued_ms; nonce goes
+    crash    crashes+1 suspect=1: it was running when its worker died
+    restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish timings error_type error_message prompt_tokens; nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.
 """
@@ -302,6 +307,14 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartEvent:
+    """All token events before this one are void: the job begins again from nothing.
+
+    Packed as `{"r": 1}`, by the script that restarts the job.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class EndEvent:
     """The last event of a job.
 
@@ -315,17 +328,22 @@ class EndEvent:
     tails: tuple[str, ...] = ()
 
 
+Event = TokenEvent | RestartEvent | EndEvent
+
+
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
     """An event with its place in the job's stream: 1, 2, 3, ..."""
 
     eid: int
-    event: TokenEvent | EndEvent
+    event: Event
 
 
-def unpack_event(packed: str) -> TokenEvent | EndEvent:
+def unpack_event(packed: str) -> Event:
     """Read an event from its packed form."""
     values = json.loads(packed)
+    if "r" in values:
+        return RestartEvent()
     if "s" in values:
         return EndEvent(JobStatus(values["s"]), tuple(values["t"]))
     return TokenEvent(values["p"], tuple(values["i"]), tuple(values["t"]), values["c"])

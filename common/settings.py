@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=3, ge=1, description="Worker deaths that a job survives before it fails."
     )
+    drain_s: float = Field(
+        default=2,
+        ge=0,
+        description="Seconds that a worker gets at SIGTERM for jobs that end within them; it hands "
+        "the others back at once.",
+    )
     engine_stall_s: float = Field(
         default=30,
         ge=1,

@@ -77,6 +77,10 @@ class Child:
 class Process(Protocol):
     """A started child, as the supervisor sees it."""
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
     def poll(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
 
@@ -101,6 +105,7 @@ class Supervisor:
         stop_together: bool = False,
         when_ready: Callable[[], float | None] | None = None,
         when_stopping: Callable[[], None] | None = None,
+        when_ended: Callable[[str, int], None] | None = None,
         say: Callable[[str], None] = _log.warning,
         spawn: Callable[[Child], Process] | None = None,
         signals: Callable[[], AbstractContextManager[Wait]] | None = None,
@@ -113,12 +118,14 @@ class Supervisor:
             stop_together: Stop all at the same time, instead of one after another from the last.
             when_ready: Called once all are ready, and again after as many seconds as it returned.
             when_stopping: Called once when a signal has come, before any child is stopped.
+            when_ended: Called with the name and the pid of a child that has ended in any way,
+                before it is started again. It must not take long.
             say: Takes one line for whoever watches.
             spawn: Starts a child; a seam for tests.
             signals: Collects signals; a seam for tests.
             clock: Seconds that never go back; a seam for tests.
         """
-        self._slots = [_Slot(child) for child in children]
+        self._slots = [_Slot(child, when_ended) for child in children]
         self._stop_together = stop_together
         self._when_ready = when_ready
         self._when_stopping = when_stopping
@@ -266,6 +273,7 @@ class _Slot:
     """One child and where it is in its life."""
 
     child: Child
+    when_ended: Callable[[str, int], None] | None = None
     process: Process | None = None
     started_at: float = 0.0
     start_at: float | None = None
@@ -288,8 +296,10 @@ class _Slot:
 
     def kill(self) -> None:
         if self.process is not None:
-            self.process.kill()
-            self.process = None
+            process, self.process = self.process, None
+            process.kill()
+            if self.when_ended is not None:
+                self.when_ended(self.child.name, process.pid)
 
 
 class ChildProcess:
@@ -312,6 +322,11 @@ class ChildProcess:
             # forked ends, not the process.
             preexec_fn=lambda: _die_with(parent),
         )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""

@@ -66,6 +66,9 @@ class FakeBackend:
         while not stop.is_set():
             deliver(self._commands.get()())
 
+    def text_of_committed(self, job: BackendJob) -> str:
+        return "".join(f"{token} " for token in job.committed_ids)
+
     def submit(self, job: BackendJob) -> None:
         self._jobs[job.run_id] = (job, len(job.committed_ids))
         self.submitted.put(job)

@@ -6,7 +6,9 @@ publisher's sends it. Who is held is guarded here. Knows nothing about Redis or 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from typing import Literal
 
 from common.job_store import Claim, Holding
@@ -23,16 +25,22 @@ class HeldJob:
         claim: What Redis gave.
         prompt_ids: The prompt's token ids.
         committed: The token events of earlier attempts, in order.
+        max_tokens: Tokens to generate, those of earlier attempts counted.
 
     Attributes:
         done: Set when the job has left this worker; then `fate` says how.
     """
 
     def __init__(
-        self, claim: Claim, prompt_ids: tuple[int, ...], committed: list[TokenEvent]
+        self,
+        claim: Claim,
+        prompt_ids: tuple[int, ...],
+        committed: list[TokenEvent],
+        max_tokens: int,
     ) -> None:
         self.claim = claim
         self.prompt_ids = prompt_ids
+        self.max_tokens = max_tokens
         self.done = threading.Event()
         self.fate: Fate | None = None
         self.outcome: Outcome | None = None
@@ -40,6 +48,7 @@ class HeldJob:
         self._token_ids = [token for event in committed for token in event.token_ids]
         self._texts = [text for event in committed for text in event.texts]
         self._num_committed = len(self._token_ids)
+        self._pace_since: tuple[float, int] | None = None  # of the first output here: when, tokens
 
     @property
     def job_id(self) -> str:
@@ -55,6 +64,25 @@ class HeldJob:
     def committed_ids(self) -> tuple[int, ...]:
         """Tokens that Redis has."""
         return tuple(self._token_ids[: self._num_committed])
+
+    @property
+    def committed_text(self) -> str:
+        """The text of the tokens that Redis has."""
+        return "".join(self._texts[: self._num_committed])
+
+    def remaining_s(self, now: float) -> float:
+        """Seconds until its end at its pace so far, at most; infinite where there is no pace yet.
+
+        Args:
+            now: Of `time.monotonic`, in seconds.
+        """
+        if self.outcome is not None:
+            return 0.0
+        began, num_before = self._pace_since or (now, 0)
+        num_since = len(self._token_ids) - num_before
+        if self._pace_since is None or num_since < 1:
+            return math.inf
+        return (self.max_tokens - len(self._token_ids)) * (now - began) / num_since
 
     @property
     def has_sent_tokens(self) -> bool:
@@ -75,6 +103,8 @@ class HeldJob:
         self._token_ids += delta.token_ids
         self._texts += delta.texts
         self.used_ms = int(delta.used_s * 1000)
+        if self._pace_since is None:
+            self._pace_since = time.monotonic(), len(self._token_ids)
         if delta.end is not None:
             self.outcome = self._outcome(delta.end)
 

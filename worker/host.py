@@ -88,25 +88,31 @@ class EngineHost:
             self._backend.wake()
             self._thread.join()
 
-    def submit(self, job: HeldJob, max_tokens: int) -> None:
-        """Run a job; its output goes to the publisher.
+    def can_continue(self, job: HeldJob) -> bool:
+        """Whether the tokens that an earlier attempt committed give here the text they gave there.
 
-        Args:
-            job: Held, and not yet submitted.
-            max_tokens: Tokens to generate, checked against the context length.
+        They do not where the tokenizer or the stop rules differ; then they must not be continued.
         """
-        record = job.claim.record
+        if not job.committed_ids:
+            return True
+        return self._backend.text_of_committed(_backend_job(job)) == job.committed_text
+
+    def submit(self, job: HeldJob) -> None:
+        """Run a job that is not held yet; its output goes to the publisher."""
         self._held.add(job)
-        self._backend.submit(
-            BackendJob(
-                run_id=job.run_id,
-                prompt_ids=job.prompt_ids,
-                sampling=record.sampling.with_max_tokens(max_tokens),
-                job_class=record.job_class,
-                committed_ids=job.committed_ids,
-                used_s=record.used_ms / 1000,
-            )
-        )
+        self._backend.submit(_backend_job(job))
+
+
+def _backend_job(job: HeldJob) -> BackendJob:
+    record = job.claim.record
+    return BackendJob(
+        run_id=job.run_id,
+        prompt_ids=job.prompt_ids,
+        sampling=record.sampling.with_max_tokens(job.max_tokens),
+        job_class=record.job_class,
+        committed_ids=job.committed_ids,
+        used_s=record.used_ms / 1000,
+    )
 
 
 def _encoder_of(card: ModelCard, tokenizer_json: str) -> PromptEncoder:

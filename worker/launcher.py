@@ -1,7 +1,8 @@
 """`baton worker`: one worker process per device, kept alive by the supervisor.
 
 Each process sees one device only, through CUDA_VISIBLE_DEVICES in its environment, set before
-anything of it runs. The launcher itself never loads torch, Celery or a model.
+anything of it runs. When one dies, its jobs are handed back. The launcher itself never loads torch,
+Celery or a model.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from common import log
 from common.errors import SettingsError
 from common.settings import Settings, environment_of
 from common.supervisor import Child, Supervisor, module_environment
+from worker.hand_back import LAUNCH_ID, HandBack
 
-# On top of what a worker may take to end its jobs: to leave Celery and close the engine.
-MARGIN_S = 5.0
+# On top of DRAIN_S: to end a step of the engine and to leave Celery.
+MARGIN_S = 10.0
 
 
 def run(settings: Settings) -> int:
@@ -28,31 +30,37 @@ def run(settings: Settings) -> int:
     """
     devices = choose_devices(settings.device, os.environ, list_gpus)
     log.configure(settings, "launcher")
+    assert settings.redis_url is not None, "the command checks it"
+    hand_back = HandBack(settings, settings.redis_url)
     children = [
-        worker_child(f"worker-{number}", device, settings) for number, device in enumerate(devices)
+        worker_child(f"worker-{number}", device, settings, hand_back.launch_id)
+        for number, device in enumerate(devices)
     ]
-    return Supervisor(children, stop_together=True).run()
+    return Supervisor(children, stop_together=True, when_ended=hand_back).run()
 
 
 def stop_grace_s(settings: Settings) -> float:
     """Seconds that the launcher and its workers get to end."""
-    return settings.shutdown_s + 2 * MARGIN_S
+    return settings.drain_s + 2 * MARGIN_S
 
 
-def worker_child(name: str, device: dict[str, str], settings: Settings) -> Child:
+def worker_child(name: str, device: dict[str, str], settings: Settings, launch_id: str) -> Child:
     """One worker process, pinned to its device.
 
     Args:
         name: Names it in messages.
         device: The variables that pin it, from `choose_devices`.
         settings: Handed on as its environment.
+        launch_id: Goes into its worker id.
     """
-    environment = module_environment(os.environ) | environment_of(settings) | device
+    environment = (
+        module_environment(os.environ) | environment_of(settings) | device | {LAUNCH_ID: launch_id}
+    )
     return Child(
         name=name,
         argv=[sys.executable, "-m", "worker.main"],
         env=environment,
-        grace_s=settings.shutdown_s + MARGIN_S,
+        grace_s=settings.drain_s + MARGIN_S,
     )
 
 

@@ -1,9 +1,8 @@
-"""Two threads that keep jobs safe: the heartbeat of what this worker holds, and the reaper.
+"""The heartbeat: renews the leases of the jobs that are really held.
 
-The heartbeat renews the leases of the jobs that are really held, and only while the engine's
-present step has not been running for longer than `ENGINE_STALL_S`: a hung worker leaves, and its
-jobs go to another one. While it waits for its next beat it listens for cancels. The reaper takes
-back jobs of workers that are gone; any number may run, on any host.
+It beats only while the engine's present step has not been running for longer than
+`ENGINE_STALL_S`: a hung worker leaves, and its jobs go to another one. While it waits for its next
+beat it listens for cancels.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from common.cancellations import Cancellations
-from common.errors import ModelLoadError, RedisUnavailableError
+from common.errors import RedisUnavailableError
 from common.fleet import WorkerInfo
 from common.job_store import Claims
-from common.request_log import OnEnd, outcome_of
 from worker.held_jobs import HeldJobs
 
-REAP_PERIOD_S = 2.0
 BEATS_PER_LEASE = 3
+LONGEST_PERIOD_S = 5.0  # a worker's announcement passes after keys.WORKER_TTL_S
 RETRY_S = 0.5
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class Heartbeat:
         self._step_s = step_s
         self._abort = abort
         self._leave = leave
-        self._period_s = lease_s / BEATS_PER_LEASE
+        self._period_s = min(lease_s / BEATS_PER_LEASE, LONGEST_PERIOD_S)
         self._engine_stall_s = engine_stall_s
         self._stop = threading.Event()
         self._beat_now = threading.Event()
@@ -113,58 +111,3 @@ class Heartbeat:
                 self._abort(run_id)
         for run_id in pulse.cancelled:
             self._abort(run_id)
-
-
-class Reaper:
-    """Takes back jobs whose lease has passed, every `REAP_PERIOD_S`.
-
-    Args:
-        load_error: Says why this worker cannot load its model, while that is so.
-        on_end: Called once for each job that the reaper has ended.
-    """
-
-    def __init__(
-        self,
-        claims: Claims,
-        model: str,
-        load_error: Callable[[], ModelLoadError | None],
-        on_end: OnEnd,
-    ) -> None:
-        self._claims = claims
-        self._model = model
-        self._load_error = load_error
-        self._on_end = on_end
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
-
-    def start(self) -> None:
-        """Begin to reap."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Reap no more."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(REAP_PERIOD_S):
-            try:
-                self._reap()
-            except RedisUnavailableError:
-                continue
-
-    def _reap(self) -> None:
-        reaped = self._claims.reap(REAP_PERIOD_S)
-        for job_id in reaped.requeued:
-            log.warning("Took back a job whose worker is gone", extra={"task_id": job_id})
-        self._tell_ends(reaped.ended)
-        error = self._load_error()
-        if error is not None:
-            self._tell_ends(self._claims.fail_ready(self._model, error))
-
-    def _tell_ends(self, job_ids: Sequence[str]) -> None:
-        for job_id in job_ids:
-            record = self._claims.find(job_id)
-            if record is not None:
-                log.warning("Ended a job as %s", record.status, extra={"task_id": job_id})
-                self._on_end(record, outcome_of(record))

@@ -1,7 +1,8 @@
 """The worker process: load the model, then consume permits with Celery's threads pool.
 
 `python -m worker.main`, started by `worker.launcher` once for each device, with the settings in
-the environment. SIGTERM and SIGINT hand the running jobs back and leave.
+the environment. SIGTERM and SIGINT hand the running jobs back, but for those that end within
+`DRAIN_S`, and leave; a second one leaves now.
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ from common.cancellations import Cancellations
 from common.connection import connect
 from common.errors import RedisUnavailableError, SettingsError
 from common.event_stream import EventWriter
-from common.fleet import FleetWriter, ModelState, ServedModel, WorkerInfo
+from common.fleet import FleetWriter, ServedModel, WorkerInfo
 from common.job_store import Claims
 from common.model_catalog import ModelCatalog
 from common.permits import TASK_NAME
 from common.queue import create_celery
+from common.reaping import Reaping
 from common.request_log import request_logger
 from common.settings import Settings, load_settings
 from worker import kombu_guards
 from worker.backends.base import Backend
+from worker.hand_back import LAUNCH_ID, worker_id
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
-from worker.leases import Heartbeat, Reaper
+from worker.leases import Heartbeat
 from worker.publisher import Publisher
+from worker.reaper import Reaper
 from worker.tasks import Draining, JobRunner
 
 EXIT_THREAD_DIED = 71
@@ -54,10 +58,12 @@ class Worker:
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self._settings = settings
         self._redis_url = redis_url
-        self._worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        launch_id = os.environ.get(LAUNCH_ID) or uuid.uuid4().hex[:8]
+        self._worker_id = worker_id(launch_id, os.getpid())
         self._entry = ModelCatalog(settings).default
         self._client = connect(redis_url)
         self._is_consuming = threading.Event()
+        self._is_leaving = threading.Event()
         self._claims = Claims(self._client, settings, self._worker_id)
         events = EventWriter(self._client)
         on_end = request_logger(log_prompts=settings.log_prompts)
@@ -77,7 +83,11 @@ class Worker:
             engine_stall_s=settings.engine_stall_s,
         )
         self._reaper = Reaper(
-            self._claims, self._entry.model, lambda: self._host.load_error, on_end
+            Reaping(self._client, settings),
+            self._claims,
+            self._entry.model,
+            lambda: self._host.load_error,
+            on_end,
         )
         self._runner = JobRunner(
             self._entry.model,
@@ -133,7 +143,17 @@ class Worker:
 
     def _on_shutdown(self, **_: Any) -> None:
         # In a thread: a signal handler must not wait for locks that the main thread may hold.
-        threading.Thread(target=self._runner.drain, name="drain", daemon=True).start()
+        drain = self._leave_now if self._is_leaving.is_set() else self._drain
+        self._is_leaving.set()
+        threading.Thread(target=drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        self._runner.drain(self._settings.drain_s)
+
+    def _leave_now(self) -> None:
+        logger.warning("Asked a second time: handing everything back now")
+        self._runner.drain()
+        _leave_at_once(0)
 
     def _leave_quietly(self) -> None:
         self._runner.drain()
@@ -163,8 +183,9 @@ class Worker:
         if error is not None:
             return ServedModel("error", error.message)
         # A loaded model is of no use before Celery takes permits.
-        state: ModelState = "ready" if self._is_consuming.is_set() else "loading"
-        return ServedModel(state)
+        if not self._is_consuming.is_set() or self._host.encoder is None:
+            return ServedModel("loading")
+        return ServedModel("ready", revision=self._host.encoder.card.fingerprint)
 
 
 def _leave_after(args: threading.ExceptHookArgs) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from common.errors import (
@@ -23,7 +25,7 @@ from common.job_store import Claim, Claims, FencedError
 from common.log import log_context
 from common.prompt import PromptEncoder, fit
 from common.request_log import OnEnd, outcome_of
-from common.schemas import JobRecord, JobStatus, Outcome, Prompt
+from common.schemas import JobRecord, JobStatus, Outcome, Prompt, TokenEvent
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
 
@@ -82,11 +84,23 @@ class JobRunner:
             if self._patiently(lambda: self._claims.num_permits(self._model)) > 0:
                 return
 
-    def drain(self) -> None:
-        """Take no more jobs and hand back those that run: they go on elsewhere, where they are."""
+    def drain(self, patience_s: float = 0.0) -> None:
+        """Take no more jobs and hand back those that run: they go on elsewhere, where they are.
+
+        Args:
+            patience_s: Jobs that will end within these seconds are let be until then.
+        """
         self._draining.set()
+        now = time.monotonic()
+        staying = []
         for job in self._held.all():
-            self._hand_back(job)
+            if job.remaining_s(now) < patience_s:
+                staying.append(job)
+            else:
+                self._hand_back(job)
+        for job in staying:
+            if not job.done.wait(max(0.0, now + patience_s - time.monotonic())):
+                self._hand_back(job)
 
     def _hand_back(self, job: HeldJob) -> None:
         try:
@@ -103,7 +117,8 @@ class JobRunner:
 
     def _claim(self) -> Claim | None:
         nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
-        return self._patiently(lambda: self._claims.claim([self._model], nonce))
+        served = {self._model: self._encoder.card.fingerprint}
+        return self._patiently(lambda: self._claims.claim(served, nonce))
 
     def _run_or_hand_back(self, claim: Claim) -> None:
         try:
@@ -126,15 +141,20 @@ class JobRunner:
             log.exception("The prompt could not be prepared")
             self._refuse(claim, EngineError("The prompt could not be prepared."))
             return
-        committed = []
+        committed: list[TokenEvent] = []
         if record.last_eid > 0:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
-        if sum(len(event.token_ids) for event in committed) != record.completion_tokens:
-            self._refuse(claim, EngineError("The tokens generated so far are no longer in Redis."))
-            return
-        job = HeldJob(claim, prompt_ids, committed)
-        self._host.submit(job, max_tokens)
+        job = HeldJob(claim, prompt_ids, committed, max_tokens)
+        if len(job.committed_ids) != record.completion_tokens or not self._host.can_continue(job):
+            log.warning("What was generated cannot be continued here; starting from nothing")
+            try:
+                self._patiently(lambda: self._claims.restart(record.job_id, claim.nonce))
+            except FencedError:
+                return
+            fresh = replace(claim, record=replace(record, completion_tokens=0, used_ms=0))
+            job = HeldJob(fresh, prompt_ids, [], max_tokens)
+        self._host.submit(job)
         if self._draining.is_set():
             # `drain` may have looked before this job was held; one of the two sees it.
             self._hand_back(job)

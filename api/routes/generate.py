@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from api.answers import GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
-from api.job_views import result_view
+from api.idempotency import REPLAYED, IdempotencyKeyHeader
+from api.job_views import result_view, status_message
 from api.limits import rate_headers
 from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
 from common.errors import RateLimitError, RedisUnavailableError
+from common.schemas import JobStatus
 
 POLL_AFTER_S = "1"
 MESSAGE = "Your request is being processed. Use the task_id to check status."
@@ -37,7 +41,7 @@ router = APIRouter(tags=["Generate"])
     summary="Submit a text generation task",
     responses={
         200: {"model": GeneratedAnswer, "description": "With `Prefer: wait`: the result."},
-        **errors(400, 401, 404, 413, 429, 503),
+        **errors(400, 401, 404, 410, 413, 422, 429, 503),
     },
     openapi_extra={"parameters": [_PREFER]},
 )
@@ -45,59 +49,63 @@ async def generate(
     request: Request,
     gateway: GatewayDep,
     key_id: SubmitterId,
+    idempotency_key: IdempotencyKeyHeader,
     body: GenerateRequest,
 ) -> JSONResponse:
     """Answers at once with the id of the task and the addresses to follow it at.
 
     Poll `status_url` or `result_url`, or read `stream_url`; do not build these yourself. With
     `Prefer: wait=N` the answer is the result itself, if it is there within N seconds.
+
+    With an `Idempotency-Key` a repeat never runs the task twice: it is answered with the task of
+    the first time, and where that is by now.
     """
     wait_s = wait_of(request.headers.getlist("prefer"))
     try:
-        accepted = await gateway.submitter.submit(body, key_id, request.state.request_id)
+        accepted = await gateway.submitter.submit(
+            body, key_id, request.state.request_id, idempotency_key
+        )
     except RateLimitError as error:
         request.state.rate = gateway.limits.refused(error)
         raise
-    request.state.task_id = accepted.spec.job_id
+    request.state.task_id = accepted.job_id
     request.state.rate = gateway.limits.submitted(accepted.answer)
+    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
     if wait_s is not None:
         result = await _result_within(gateway, accepted, wait_s)
         if result is not None:
-            applied = {"Preference-Applied": f"wait={wait_s}"}
-            return JSONResponse(result, headers={**applied, **rate_headers(request.scope)})
-    return _accepted(request, accepted)
+            return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
+    return _accepted(request, accepted, headers)
 
 
 async def _result_within(
     gateway: Gateway, accepted: Accepted, wait_s: float
 ) -> dict[str, object] | None:
     """The result, or None where it is not there in time or Redis is away: the task goes on."""
-    if not await gateway.watcher.wait_for_end(accepted.spec.job_id, wait_s):
+    if not await gateway.watcher.wait_for_end(accepted.job_id, wait_s):
         return None
     try:
-        record = await gateway.jobs.find(accepted.spec.job_id)
+        record = await gateway.jobs.find(accepted.job_id)
     except RedisUnavailableError:
         return None
     return None if record is None or not record.status.is_final else result_view(record)
 
 
-def _accepted(request: Request, accepted: Accepted) -> JSONResponse:
+def _accepted(
+    request: Request, accepted: Accepted, more_headers: Mapping[str, str]
+) -> JSONResponse:
     base = str(request.base_url).rstrip("/")
-    task_id, token = accepted.spec.job_id, accepted.spec.stream_token
+    task_id, status = accepted.job_id, accepted.status
     status_url = f"{base}/status/{task_id}"
     body = {
-        "status": "queued",
+        "status": status,
         "task_id": task_id,
-        "message": MESSAGE,
+        "message": MESSAGE if status is JobStatus.QUEUED else status_message(status),
         "status_url": status_url,
         "result_url": f"{base}/result/{task_id}",
-        "stream_url": f"{base}/stream/{task_id}?token={token}",
+        "stream_url": f"{base}/stream/{task_id}?token={accepted.stream_token}",
         "cancel_url": f"{base}/tasks/{task_id}/cancel",
         "queue_position": accepted.answer.queue_position,
     }
-    headers = {
-        "Location": status_url,
-        "Retry-After": POLL_AFTER_S,
-        **rate_headers(request.scope),
-    }
+    headers = {"Location": status_url, "Retry-After": POLL_AFTER_S, **more_headers}
     return JSONResponse(body, 202, headers)

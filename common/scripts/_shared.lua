@@ -68,7 +68,9 @@ local function result_from_stream(id, finish_reason)
   local texts, ids = {}, {}
   for _, entry in ipairs(redis.call('XRANGE', KEY.EVENTS .. id, '-', '+')) do
     local event = cjson.decode(entry[2][2])
-    if event.c == 0 then
+    if event.r then
+      texts, ids = {}, {}
+    elseif event.c == 0 then
       for i, token in ipairs(event.i) do
         ids[#ids + 1] = int(token)
         texts[#texts + 1] = event.t[i]
@@ -79,14 +81,27 @@ local function result_from_stream(id, finish_reason)
     .. table.concat(ids, ',') .. '],"finish_reason":"' .. finish_reason .. '"}]'
 end
 
+-- One more event at the end of the job's stream.
+local function add_event(id, event)
+  local eid = redis.call('HINCRBY', KEY.JOB .. id, 'eid', 1)
+  redis.call('XADD', KEY.EVENTS .. id, eid .. '-0', 'd', event)
+  ring(id, eid, event)
+end
+
+-- The job is no longer its worker's trial; where other suspects wait, one may be tried next.
+local function end_trial(id, model, worker)
+  if redis.call('HGET', KEY.TRIALS, worker) == id then
+    redis.call('HDEL', KEY.TRIALS, worker)
+    if num_ready(model) > 0 then
+      push_permit(model, id, id .. ':' .. int(now_us()))
+    end
+  end
+end
+
 -- The one way out for every job. `tails` is a JSON list; `extra` holds field, value, ...
 local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'nonce', 'pos:0', 'prompt_tokens')
-  local event = '{"s":"' .. status .. '","t":' .. tails .. '}'
-  local eid = redis.call('HINCRBY', job, 'eid', 1)
-  redis.call('XADD', KEY.EVENTS .. id, eid .. '-0', 'd', event)
-
+  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'nonce', 'pos:0', 'worker', 'idem')
   redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()), 'ended_by', old[4] or '')
   if #extra > 0 then
     redis.call('HSET', job, unpack(extra))
@@ -94,9 +109,12 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   if old[5] and redis.call('HEXISTS', job, 'result') == 0 then
     redis.call('HSET', job, 'result', result_from_stream(id, status))
   end
-  redis.call('HDEL', job, 'nonce', 'cancel')
+  redis.call('HDEL', job, 'nonce', 'cancel', 'suspect')
   redis.call('ZREM', ready_key(old[2], old[3]), id)
   redis.call('ZREM', KEY.LEASES, id)
+  if old[6] then
+    end_trial(id, old[2], old[6])
+  end
 
   redis.call('HINCRBY', KEY.COUNTERS, 'jobs:' .. status, 1)
   redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', old[5] or 0)
@@ -104,20 +122,63 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
+  -- Who has cancelled a job may send the same request again.
+  if old[7] and status == 'cancelled' then
+    local name = KEY.IDEMPOTENCY .. old[7]
+    if string.find(redis.call('GET', name) or '', id, 1, true) == 1 then
+      redis.call('DEL', name)
+    end
+  end
 
+  add_event(id, '{"s":"' .. status .. '","t":' .. tails .. '}')
   redis.call('EXPIRE', KEY.EVENTS .. id, stream_grace_s)
   redis.call('EXPIRE', job, result_ttl_s)
   redis.call('SET', KEY.GONE .. id, old[1], 'EX', 2 * result_ttl_s)
-  ring(id, eid, event)
 end
 
 -- Back to its old place in the line. Whatever it had committed stays committed.
 local function requeue(id, model, class, tag)
   local job = KEY.JOB .. id
-  redis.call('HSET', job, 'status', 'queued')
+  redis.call('HSET', job, 'status', 'queued', 'requeued_ms', int(now_ms()))
   redis.call('HDEL', job, 'nonce')
   redis.call('ZREM', KEY.LEASES, id)
   redis.call('ZADD', ready_key(model, class), tag, id)
   push_permit(model, id, id .. ':' .. int(now_us()))
   ring(id, 0, '{"status":"queued"}')
+end
+
+-- What was committed is void, and so is the time that it took.
+local function restart(id)
+  local job = KEY.JOB .. id
+  for _, field in ipairs(redis.call('HKEYS', job)) do
+    if string.sub(field, 1, 4) == 'pos:' then
+      redis.call('HDEL', job, field)
+    end
+  end
+  redis.call('HSET', job, 'used_ms', 0)
+  add_event(id, '{"r":1}')
+end
+
+-- A worker died, or is not heard of: its running job goes back in line, or ends where it was
+-- cancelled or has lost too many workers. `trial`: the suspect that the worker was trying, which
+-- is then to blame alone.
+-- Returns 'requeued' or 'ended'.
+local function take_back(id, trial, max_attempts, result_ttl_s, stream_grace_s, error_type, message)
+  local job = KEY.JOB .. id
+  local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel')
+  if trial and trial ~= id then
+    redis.call('HINCRBY', job, 'attempts', -1)
+  elseif redis.call('HINCRBY', job, 'crashes', 1) >= max_attempts and not old[4] then
+    end_job(id, 'failed', '[]', {'error_type', error_type, 'error_message', message},
+      result_ttl_s, stream_grace_s)
+    return 'ended'
+  else
+    redis.call('HSET', job, 'suspect', 1)
+  end
+  if old[4] then
+    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
+    return 'ended'
+  end
+  requeue(id, old[1], old[2], old[3])
+  return 'requeued'
 end

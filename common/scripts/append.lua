@@ -6,7 +6,7 @@ local id, nonce, choice = ARGV[1], ARGV[2], ARGV[3]
 local position, count = tonumber(ARGV[4]), tonumber(ARGV[5])
 local job, pos = KEY.JOB .. id, 'pos:' .. choice
 
-local old = redis.call('HMGET', job, 'status', 'nonce', pos, 'cancel')
+local old = redis.call('HMGET', job, 'status', 'nonce', pos, 'cancel', 'suspect', 'model', 'worker')
 if old[1] ~= 'processing' or old[2] ~= nonce then
   return {'fenced'}
 end
@@ -14,9 +14,11 @@ local committed, cancel = tonumber(old[3] or 0), old[4] and 1 or 0
 if position ~= committed then
   return {'have', committed, cancel}
 end
-local eid = redis.call('HINCRBY', job, 'eid', 1)
-redis.call('XADD', KEY.EVENTS .. id, eid .. '-0', 'd', ARGV[6])
 redis.call('HSET', job, pos, committed + count, 'used_ms', ARGV[7])
 redis.call('HSETNX', job, 'first_token_ms', int(now_ms()))
-ring(id, eid, ARGV[6])
+if old[5] then  -- past the point where its worker died: it was not the job
+  redis.call('HDEL', job, 'suspect')
+  end_trial(id, old[6], old[7])
+end
+add_event(id, ARGV[6])
 return {'ok', committed + count, cancel}

@@ -16,25 +16,19 @@ if now - last > 3 * period_ms then
   end
 end
 
-local requeued, ended = {}, {}
+local answer = {requeued = {}, ended = {}}
+local trials = {}  -- as they were before this call ends any
 local lapsed = redis.call('ZRANGEBYSCORE', KEY.LEASES, '-inf', int(now), 'LIMIT', 0, limit)
 for _, id in ipairs(lapsed) do
-  local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'model', 'class', 'tag', 'cancel', 'status')
-  local is_running = old[5] == 'processing'
-  local crashes = is_running and redis.call('HINCRBY', job, 'crashes', 1)
-  if not is_running then  -- a record that somebody deleted
+  local held = redis.call('HMGET', KEY.JOB .. id, 'status', 'worker')
+  if held[1] == 'processing' then
+    local worker = held[2]
+    trials[worker] = trials[worker] or redis.call('HGET', KEY.TRIALS, worker)
+    local fate = take_back(id, trials[worker], max_attempts, result_ttl_s, stream_grace_s,
+      ARGV[7], ARGV[8])
+    table.insert(answer[fate], id)
+  else  -- a record that somebody deleted
     redis.call('ZREM', KEY.LEASES, id)
-  elseif old[4] then
-    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
-    ended[#ended + 1] = id
-  elseif crashes >= max_attempts then
-    end_job(id, 'failed', '[]', {'error_type', ARGV[7], 'error_message', ARGV[8]},
-      result_ttl_s, stream_grace_s)
-    ended[#ended + 1] = id
-  else
-    requeue(id, old[1], old[2], old[3])
-    requeued[#requeued + 1] = id
   end
 end
 
@@ -50,5 +44,9 @@ for _, model in ipairs(redis.call('SMEMBERS', KEY.MODELS)) do
     end
   end
 end
-redis.call('ZREMRANGEBYSCORE', KEY.WORKERS, '-inf', int(now - 3 * WORKER_TTL_S * 1000))
-return {requeued, ended}
+local gone = int(now - 3 * WORKER_TTL_S * 1000)
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEY.WORKERS, '-inf', gone)) do
+  redis.call('ZREM', KEY.WORKERS, worker)
+  redis.call('HDEL', KEY.TRIALS, worker)
+end
+return {answer.requeued, answer.ended}

@@ -4,7 +4,7 @@
 -- claim's.
 local id, nonce = ARGV[1], ARGV[2]
 local job = KEY.JOB .. id
-local old = redis.call('HMGET', job, 'status', 'nonce', 'model', 'class', 'tag', 'cancel')
+local old = redis.call('HMGET', job, 'status', 'nonce', 'model', 'class', 'tag', 'cancel', 'worker')
 if old[1] ~= 'processing' or old[2] ~= nonce then
   return 'fenced'
 end
@@ -13,5 +13,6 @@ if old[6] then
   end_job(id, 'cancelled', '[]', {}, tonumber(ARGV[3]), tonumber(ARGV[4]))
   return 'ended'
 end
+end_trial(id, old[3], old[7])
 requeue(id, old[3], old[4], old[5])
 return 'requeued'

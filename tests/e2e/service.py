@@ -107,10 +107,18 @@ class Service:
 
     def submit(self, prompt: str = "Once upon a time", **fields: Any) -> str:
         """Submit a job; its id."""
+        return str(self._submit(prompt, fields)["task_id"])
+
+    def submit_to_watch(self, prompt: str = "Once upon a time", **fields: Any) -> str:
+        """Submit a job; the address of its stream, which opens without a key."""
+        return str(self._submit(prompt, fields)["stream_url"])
+
+    def _submit(self, prompt: str, fields: dict[str, Any]) -> dict[str, Any]:
         with self.http() as http:
             response = http.post("/generate", json={"prompt": prompt, **fields})
         assert response.status_code == 202, response.text
-        return str(response.json()["task_id"])
+        answer: dict[str, Any] = response.json()
+        return answer
 
     def result(self, task_id: str) -> dict[str, Any]:
         """Watch a job to its end, then read its result."""

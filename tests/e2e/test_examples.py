@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import queue
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.browser import CHROMIUM, open_page
 from tests.e2e.service import ROOT, Service
 
 EXAMPLES = Path(__file__).parent / "examples"
 TIMEOUT_S = 120
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 def example(name: str, service: Service) -> str:
@@ -77,45 +69,11 @@ def test_the_axios_script_gets_a_result(service: Service, tmp_path: Path) -> Non
     assert "\nResult: " in output
 
 
-class Page(http.server.BaseHTTPRequestHandler):
-    """Serves one page, and takes what the page reports."""
-
-    html = ""
-    reports: queue.Queue[str]
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(self.html.encode())
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        self.reports.put(self.rfile.read(length).decode())
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def page() -> Iterator[http.server.ThreadingHTTPServer]:
-    Page.reports = queue.Queue()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-def test_a_browsers_event_source_gets_the_result(
-    service: Service, page: http.server.ThreadingHTTPServer, tmp_path: Path
-) -> None:
+def test_a_browsers_event_source_gets_the_result(service: Service, tmp_path: Path) -> None:
     task_id = service.submit("Tell me a story", max_tokens=60, seed=3)
     script = example("event_source.js", service).replace("abc123-def456-ghi789", task_id)
-    Page.html = f"""<script>
+    html = f"""<script>
       const lines = [];
       console.log = (...words) => {{
         lines.push(words.join(' '));
@@ -123,18 +81,6 @@ def test_a_browsers_event_source_gets_the_result(
       }};
       {script}
     </script>"""
-    assert CHROMIUM is not None
-    browser = subprocess.Popen(
-        [
-            *(CHROMIUM, *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path}/profile"),
-            *("--remote-debugging-port=0", f"http://localhost:{page.server_port}/"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        report = Page.reports.get(timeout=TIMEOUT_S)
-    finally:
-        browser.terminate()
-        browser.wait()
+    with open_page(html, tmp_path) as page:
+        report = page.next_report()
     assert f"Result: {service.result(task_id)['result']}" in report

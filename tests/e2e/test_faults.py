@@ -40,10 +40,21 @@ def test_ctrl_c_ends_every_process_and_succeeds(start_service: StartService) -> 
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def test_a_stream_goes_on_where_it_was_when_the_worker_is_killed(
-    start_service: StartService,
+@pytest.mark.parametrize(
+    ("module", "signum", "settings"),
+    [
+        # The launcher hands the jobs back, so that a lease of an hour does not matter.
+        ("worker.main", signal.SIGKILL, {"LEASE_S": 3600}),
+        ("worker.main", signal.SIGTERM, {"LEASE_S": 3600, "DRAIN_S": 0}),
+        # Launcher and worker die together: the lease passes.
+        ("cli.main worker", signal.SIGKILL, {"LEASE_S": 2}),
+    ],
+    ids=["worker killed", "worker terminated", "launcher killed"],
+)
+def test_a_stream_goes_on_where_it_was_when_its_worker_goes(
+    start_service: StartService, module: str, signum: int, settings: dict[str, Any]
 ) -> None:
-    service = start_service(LEASE_S=2)
+    service = start_service(**settings)
     service.wait_until_ready()
     expected = service.result(service.submit(**STORY))
     task_id = service.submit(**STORY)
@@ -51,12 +62,28 @@ def test_a_stream_goes_on_where_it_was_when_the_worker_is_killed(
     for event in service.events(task_id):
         events.append(event)
         if len(events) == 4:
-            [worker] = service.pids("worker.main")
-            os.kill(worker, signal.SIGKILL)
+            [process] = service.pids(module)
+            os.kill(process, signum)
     assert events[-1][1]["status"] == "completed"
     assert text_of(events) == expected["result"]
+    assert not any("restarted" in data for _, data in events)
     ids = [int(i) for i, _ in events if i is not None]
     assert ids == sorted(set(ids))
+
+
+def test_a_worker_that_is_asked_twice_to_end_leaves_now(start_service: StartService) -> None:
+    service = start_service(LEASE_S=3600, DRAIN_S=3600)
+    service.wait_until_ready()
+    expected = service.result(service.submit(**STORY))
+    task_id = service.submit(**STORY)
+    events = []
+    for event in service.events(task_id):
+        events.append(event)
+        if len(events) in (4, 6):
+            [process] = service.pids("worker.main")
+            os.kill(process, signal.SIGTERM)
+    assert text_of(events) == expected["result"]
+    assert "Asked a second time" in (service.log_dir / "app.log").read_text()
 
 
 def test_a_job_survives_that_everything_is_stopped_and_started_again(

@@ -9,7 +9,8 @@ from common import keys
 from common.connection import AsyncRedis, SyncRedis
 from common.event_stream import Append, EventReader, EventWriter
 from common.fleet import FleetReader, ServedModel, WorkerInfo
-from common.job_store import Claim, Claims, Reaped, Submissions
+from common.job_store import Claim, Claims, Submissions
+from common.reaping import Reaped, Reaping
 from common.schemas import (
     JobClass,
     JobRecord,
@@ -20,6 +21,7 @@ from common.schemas import (
 from common.settings import Settings
 
 MODEL = "m"
+REVISION = "r1:float32"
 KEY = "key-a"
 
 
@@ -56,6 +58,7 @@ class Bench:
         self.reader = EventReader(aclient)
         self.fleet = FleetReader(aclient)
         self.claims = Claims(client, self.settings, "w")
+        self.reaping = Reaping(client, self.settings)
         self.events = EventWriter(client)
 
     async def submit(self, job_class: JobClass = "normal") -> str:
@@ -64,7 +67,7 @@ class Bench:
         return job.job_id
 
     def claim(self) -> Claim:
-        claim = self.claims.claim([MODEL])
+        claim = self.claims.claim({MODEL: REVISION})
         assert claim is not None
         return claim
 
@@ -81,4 +84,4 @@ class Bench:
     def reap(self) -> Reaped:
         # A reaper that ran just now: nobody was away.
         self.client.set(keys.REAPED, 2**53)
-        return self.claims.reap(2.0)
+        return self.reaping.reap()

@@ -397,6 +397,35 @@ def test_a_submission_without_an_answer_is_not_repeated(service: Service) -> Non
     with pytest.raises(ServiceUnreachableError):
         service.client.submit("Hi")
     assert len(service.asked) == 1
+    assert service.asked[0].headers["Idempotency-Key"] is None
+
+
+def test_a_submission_with_an_idempotency_key_is_repeated_without_an_answer_too(
+    service: Service,
+) -> None:
+    def script(asked: Asked) -> Reply:
+        if len(service.asked) <= 2:
+            raise HangUp
+        return answer({"task_id": "t"}, 202)
+
+    service.script = script
+    submitted = service.client.generate("Hi", wait=False, idempotency_key="k-1", max_tokens=5)
+    assert submitted == {"task_id": "t"}
+    assert service.paused_s == [1, 2]
+    assert [asked.headers["Idempotency-Key"] for asked in service.asked] == ["k-1"] * 3
+    assert [asked.body for asked in service.asked] == [{"prompt": "Hi", "max_tokens": 5}] * 3
+
+
+def test_a_service_that_stays_away_is_told_in_spite_of_an_idempotency_key(
+    service: Service,
+) -> None:
+    def script(asked: Asked) -> Reply:
+        raise HangUp
+
+    service.script = script
+    with pytest.raises(ServiceUnreachableError):
+        service.client.submit("Hi", idempotency_key="k-1")
+    assert len(service.asked) == 1 + MAX_REPEATS
 
 
 @pytest.mark.parametrize(
@@ -407,6 +436,7 @@ def test_a_submission_without_an_answer_is_not_repeated(service: Service) -> Non
         (404, NotFoundError),
         (410, NotFoundError),
         (413, InvalidRequestError),
+        (422, InvalidRequestError),
         (500, APIError),
     ],
 )

@@ -8,7 +8,8 @@ from common import keys
 from common.errors import (
     ModelLoadError,
 )
-from common.job_store import Claims, FencedError, Holding, Reaped
+from common.job_store import Claims, FencedError, Holding
+from common.reaping import Reaped
 from common.schemas import (
     JobStatus,
     Outcome,
@@ -87,7 +88,7 @@ async def test_after_redis_was_away_leases_are_extended_once(bench: Bench) -> No
     bench.claim()
     bench.let_lease_pass(job_id)
     bench.client.delete(keys.REAPED)
-    assert bench.claims.reap(2.0) == Reaped((), ())
+    assert bench.reaping.reap() == Reaped((), ())
     assert bench.client.zscore(keys.LEASES, job_id) != 1
 
 
@@ -122,10 +123,11 @@ async def test_after_redis_was_away_a_lease_that_is_about_to_pass_is_extended_to
     lease = bench.client.zscore(keys.LEASES, claim.record.job_id)
     bench.client.delete(keys.REAPED)
     bench.client.zadd(keys.LEASES, {job_id: lease - 14_000})
-    bench.claims.reap(2.0)
+    bench.reaping.reap()
     assert bench.client.zscore(keys.LEASES, job_id) >= lease
 
 
+@pytest.mark.leaves_debris("it deletes a record", "counters")
 async def test_an_id_whose_record_was_deleted_is_passed_over(bench: Bench) -> None:
     ghost, real = await bench.submit(), await bench.submit()
     bench.client.delete(keys.job(ghost))
@@ -133,6 +135,7 @@ async def test_an_id_whose_record_was_deleted_is_passed_over(bench: Bench) -> No
     assert not bench.client.exists(keys.job(ghost))
 
 
+@pytest.mark.leaves_debris("it deletes a record", "counters")
 async def test_a_lease_whose_record_was_deleted_is_dropped(bench: Bench) -> None:
     job_id = await bench.submit()
     bench.claim()

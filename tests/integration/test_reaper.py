@@ -10,9 +10,10 @@ from common.connection import AsyncRedis, SyncRedis
 from common.errors import ModelLoadError
 from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claims, Submissions
+from common.reaping import Reaping
 from common.schemas import JobRecord, JobSpec, Outcome, SamplingSpec
 from common.settings import Settings
-from worker.leases import Reaper
+from worker.reaper import Reaper
 
 TIMEOUT_S = 20
 SETTINGS = Settings(max_attempts=1)
@@ -29,10 +30,13 @@ async def submit(aclient: AsyncRedis) -> str:
     return spec.job_id
 
 
-def first_end(claims: Claims, error: ModelLoadError | None) -> tuple[JobRecord, Outcome]:
+def first_end(
+    client: SyncRedis, claims: Claims, error: ModelLoadError | None
+) -> tuple[JobRecord, Outcome]:
     """What a reaper tells of the first job that it ends."""
     ends: queue.Queue[tuple[JobRecord, Outcome]] = queue.Queue()
-    reaper = Reaper(claims, "m", lambda: error, lambda *end: ends.put(end))
+    reaping = Reaping(client, SETTINGS)
+    reaper = Reaper(reaping, claims, "m", lambda: error, lambda *end: ends.put(end))
     reaper.start()
     try:
         return ends.get(timeout=TIMEOUT_S)
@@ -45,10 +49,10 @@ async def test_a_job_that_lost_its_worker_too_often_is_told(
 ) -> None:
     job_id = await submit(aclient)
     claims = Claims(client, SETTINGS, "w")
-    assert claims.claim(["m"]) is not None
+    assert claims.claim({"m": "r1"}) is not None
     client.zadd(keys.LEASES, {job_id: 1})
     client.set(keys.REAPED, 2**53)  # a reaper ran just now: nobody was away
-    record, outcome = first_end(claims, None)
+    record, outcome = first_end(client, claims, None)
     assert (record.job_id, outcome.status, outcome.error_type) == (
         *(job_id, "failed", "WorkerLostError"),
     )
@@ -61,6 +65,8 @@ async def test_a_job_of_a_model_that_cannot_be_loaded_is_told_with_the_reason(
     claims = Claims(client, SETTINGS, "w")
     served = {"m": ServedModel("error", "no such file")}
     claims.heartbeat(WorkerInfo("w", "h", 1, "0", "cpu", 8, 0, served).pack(), [])
-    record, outcome = first_end(claims, ModelLoadError("Model loading failed: no such file"))
+    record, outcome = first_end(
+        client, claims, ModelLoadError("Model loading failed: no such file")
+    )
     assert (record.job_id, outcome.error_type) == (job_id, "ModelLoadError")
     assert outcome.error_message == "Model loading failed: no such file"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,12 +15,14 @@ from common.event_stream import EventWriter
 from common.fleet import FleetWriter
 from common.job_store import Claim, Claims
 from common.prompt import PromptEncoder
+from common.reaping import Reaping
 from common.schemas import (
     JobRecord,
     JobSpec,
     JobStatus,
     Outcome,
     Prompt,
+    RestartEvent,
     SamplingSpec,
     TokenEvent,
     unpack_event,
@@ -125,7 +127,9 @@ def submit(client: SyncRedis, max_tokens: int | None = 3, **changes: Any) -> str
     }
     job = JobSpec(**(values | changes))
     fields = [part for pair in job.to_fields().items() for part in pair]
-    Script("submit").call(client, job.job_id, "k", "m", job.job_class, 100, 1000, 1000, *fields)
+    Script("submit").call(
+        client, job.job_id, "k", "m", job.job_class, 100, 1000, 1000, "", "", *fields
+    )
     return job.job_id
 
 
@@ -237,7 +241,7 @@ def test_output_of_a_lost_claim_does_not_reach_the_same_workers_next_claim(
     # The lease passes unnoticed: the job is back in its line, and this worker takes it again.
     worker.client.zadd(keys.LEASES, {job_id: 1})
     worker.client.set(keys.REAPED, 2**53)
-    worker.claims.reap(2.0)
+    Reaping(worker.client, Settings()).reap()
     second = worker.start_task()
     worker.backend.submitted.get(timeout=TIMEOUT_S)
     worker.backend.step(3)  # both runs make tokens
@@ -274,7 +278,7 @@ def test_a_job_claimed_while_the_worker_began_to_drain_is_handed_back(
     job_id = submit(worker.client, 50)
     claim = worker.claims.claim
 
-    def claim_then_drain(models: Sequence[str], nonce: str | None = None) -> Claim | None:
+    def claim_then_drain(models: Mapping[str, str], nonce: str | None = None) -> Claim | None:
         claimed = claim(models, nonce)
         worker.runner.drain()  # the job is claimed, and not held yet
         return claimed
@@ -316,7 +320,8 @@ def test_a_template_that_cannot_be_compiled_is_told_and_its_card_not_published(
     assert "chat template" in host.load_error.message
 
 
-def test_a_job_whose_tokens_somebody_deleted_fails_and_does_not_hang(
+@pytest.mark.leaves_debris("it deletes a stream", "event_ids")
+def test_a_job_whose_tokens_somebody_deleted_starts_from_nothing(
     worker: WorkerUnderTest,
 ) -> None:
     job_id = submit(worker.client, 5)
@@ -328,11 +333,47 @@ def test_a_job_whose_tokens_somebody_deleted_fails_and_does_not_hang(
     task.join(TIMEOUT_S)
     worker.client.delete(keys.events(job_id))
     heir = WorkerUnderTest(worker.url)
-    heir.client.delete(keys.permits("m"))
-    heir.runner.run_next()
+    heir.run(steps=5)
     record = heir.record(job_id)
     heir.stop()
-    assert (record.status, record.error_type) == ("failed", "EngineError")
+    assert record.choices[0].text == "0 1 2 3 4 end"
+
+
+def test_a_worker_on_which_the_committed_tokens_give_another_text_starts_from_nothing(
+    worker: WorkerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(worker.client, 5)
+    task = worker.start_task()
+    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    worker.backend.step(2)
+    worker.wait_until_committed(job_id, 2)
+    worker.runner.drain()
+    task.join(TIMEOUT_S)
+    heir = WorkerUnderTest(worker.url)
+    monkeypatch.setattr(heir.backend, "text_of_committed", lambda job: "another text")
+    heir.run(steps=5)
+    events = [unpack_event(entry["d"]) for _, entry in heir.client.xrange(keys.events(job_id))]
+    record = heir.record(job_id)
+    heir.stop()
+    assert any(isinstance(event, RestartEvent) for event in events)
+    assert record.choices[0].text == "0 1 2 3 4 end"
+    assert record.completion_tokens == 5
+
+
+def test_a_draining_worker_lets_a_job_end_that_needs_little_more(
+    worker: WorkerUnderTest,
+) -> None:
+    job_id = submit(worker.client, 3)
+    task = worker.start_task()
+    worker.backend.submitted.get(timeout=TIMEOUT_S)
+    worker.backend.step(2)
+    worker.wait_until_committed(job_id, 2)
+    drain = threading.Thread(target=worker.runner.drain, args=(TIMEOUT_S,))
+    drain.start()
+    worker.backend.step()
+    task.join(TIMEOUT_S)
+    drain.join(TIMEOUT_S)
+    assert worker.record(job_id).status is JobStatus.COMPLETED
 
 
 def test_a_draining_worker_claims_nothing(worker: WorkerUnderTest) -> None:

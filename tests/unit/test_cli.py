@@ -18,6 +18,7 @@ from cli.up import Gateway, Progress, check_can_listen, curl_line, process_tree
 from common.errors import SettingsError
 from common.settings import Settings, load_settings, to_text
 from worker import launcher
+from worker.hand_back import LAUNCH_ID
 from worker.launcher import choose_devices, worker_child
 
 REDIS = "redis://127.0.0.1:1/0"
@@ -212,10 +213,10 @@ def test_with_a_redis_url_only_worker_and_gateway_are_started() -> None:
 
 
 def test_a_child_outlasts_what_it_gives_to_its_own_children_and_requests() -> None:
-    settings = load_settings(redis_url=REDIS, shutdown_s="40")
+    settings = load_settings(redis_url=REDIS, shutdown_s="40", drain_s="60")
     started, gateway = process_tree(settings, Gateway(settings))
     (device,) = choose_devices("cpu", {}, lambda: None)
-    assert started.grace_s > worker_child("worker-0", device, settings).grace_s > 40
+    assert started.grace_s > worker_child("worker-0", device, settings, "launch").grace_s > 60
     assert gateway.grace_s > 40
 
 
@@ -377,9 +378,10 @@ def test_a_worker_is_told_its_device_and_the_settings(monkeypatch: pytest.Monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     settings = load_settings(max_batch_size="3", redis_url=REDIS)
     (_, second) = choose_devices(settings.device, {"CUDA_VISIBLE_DEVICES": "4,5"}, lambda: 8)
-    environment = worker_child("worker-1", second, settings).env
+    environment = worker_child("worker-1", second, settings, "launch").env
     assert environment is not None
     assert environment["DEVICE"] == "cuda:0"
     assert environment["CUDA_VISIBLE_DEVICES"] == "5"
     assert environment["MAX_BATCH_SIZE"] == "3"
+    assert environment[LAUNCH_ID] == "launch"
     assert environment["REDIS_URL"] == REDIS

@@ -34,7 +34,7 @@ def held_job(job_id: str) -> HeldJob:
         SamplingSpec(5, 60, 1),
         *("token", "request", 0, 1, 0, 0, 250),
     )
-    return HeldJob(Claim(record, f"nonce-{job_id}"), (1,), [])
+    return HeldJob(Claim(record, f"nonce-{job_id}"), (1,), [], 5)
 
 
 def beat(pulse: Pulse, step_s: float = 0.0, end: str | None = None) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ class FakeProcess:
     status: int = 1
     deaf: bool = False
     ended: int | None = None
+    pid: int = 1
 
     def poll(self) -> int | None:
         if self.ended is None and self.world.now >= self.ends_at:
@@ -81,6 +82,7 @@ class World:
         self.starts.setdefault(child.name, []).append(self.now - 1000)
         make = next(self.lives.get(child.name, iter(())), lives_for_ever)
         process = make(self, child.name)
+        process.pid = len(self.running) + 100
         self.running.append(process)
         return process
 
@@ -93,12 +95,14 @@ class World:
         stop_together: bool = False,
         when_ready: Callable[[], float | None] | None = None,
         when_stopping: Callable[[], None] | None = None,
+        when_ended: Callable[[str, int], None] | None = None,
     ) -> int:
         return Supervisor(
             children,
             stop_together=stop_together,
             when_ready=when_ready,
             when_stopping=when_stopping,
+            when_ended=when_ended,
             say=self.lines.append,
             spawn=self.spawn,
             signals=self.collect_signals,
@@ -133,6 +137,15 @@ def test_a_dead_child_starts_again_after_delays_that_double_up_to_ten_seconds() 
     starts = world.starts["a"]
     delays = [later - earlier for earlier, later in pairwise(starts)]
     assert delays == [0.25, 0.5, 1, 2, 4, 8, 10, 10, 10]
+
+
+def test_whoever_asks_is_told_the_pid_of_each_child_that_has_ended() -> None:
+    world = World(lives={"a": iter([lives(1)]), "b": iter([deaf])})
+    world.signal_at(3)
+    told: list[tuple[str, int]] = []
+    world.run(child("a"), child("b"), when_ended=lambda name, pid: told.append((name, pid)))
+    # a died and was started again; b did not stop and was killed; then a was stopped.
+    assert told == [("a", 100), ("b", 101), ("a", 102)]
 
 
 def test_a_child_that_lived_for_thirty_seconds_starts_again_after_the_first_delay() -> None:

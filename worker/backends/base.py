@@ -95,6 +95,13 @@ class Backend(Protocol):
         """Generate until `stop` is set. Every delta goes through `deliver`, on this thread."""
         ...
 
+    def text_of_committed(self, job: BackendJob) -> str | None:
+        """The text that the job's committed tokens gave when they were new; None: they cannot be.
+
+        Text held back at their end is not in it. Thread-safe.
+        """
+        ...
+
     def submit(self, job: BackendJob) -> None:
         """Take a job; its deltas follow. Thread-safe."""
         ...

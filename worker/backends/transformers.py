@@ -24,6 +24,7 @@ from common.settings import Settings
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 from worker.engine.engine import Engine
 from worker.engine.errors import ModelLoadError as EngineLoadError
+from worker.engine.errors import RequestError
 from worker.engine.loader import LoadedModel, load_model
 from worker.engine.sequence import FinishReason, Output, Request, SamplingParams, Timings
 
@@ -87,19 +88,16 @@ class TransformersBackend:
             if outputs:
                 deliver([_delta(output) for output in outputs])
 
+    def text_of_committed(self, job: BackendJob) -> str | None:
+        """Replay the committed tokens; see the contract."""
+        try:
+            return self._loaded.text_of_committed(_request(job))
+        except RequestError:
+            return None
+
     def submit(self, job: BackendJob) -> None:
         """Take a job; see the contract."""
-        self._loaded.add(
-            Request(
-                request_id=job.run_id,
-                prompt_ids=job.prompt_ids,
-                params=_params(job.sampling),
-                priority=JOB_CLASSES.index(job.job_class),
-                time_limit_s=job.sampling.time_limit_s,
-                used_s=job.used_s,
-                committed_ids=job.committed_ids,
-            )
-        )
+        self._loaded.add(_request(job))
 
     def abort(self, run_id: str) -> None:
         """End a run at the next step; see the contract."""
@@ -150,6 +148,18 @@ def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
         tokenizer_sha256=tokenizer_sha256(tokenizer_json),
         chat_template=template,
         special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
+    )
+
+
+def _request(job: BackendJob) -> Request:
+    return Request(
+        request_id=job.run_id,
+        prompt_ids=job.prompt_ids,
+        params=_params(job.sampling),
+        priority=JOB_CLASSES.index(job.job_class),
+        time_limit_s=job.sampling.time_limit_s,
+        used_s=job.used_s,
+        committed_ids=job.committed_ids,
     )
 
 

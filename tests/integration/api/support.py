@@ -20,6 +20,7 @@ from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome, Toke
 from common.settings import Settings
 from tests.fakes import byte_tokenizer
 
+REVISION = "r1:float32"
 MODEL = "baton-toy"
 ALICE, BOB = "alice-key", "bob-key"
 AS_ALICE, AS_BOB = {"X-API-Key": ALICE}, {"X-API-Key": BOB}
@@ -60,7 +61,7 @@ class HandWorker:
 
     def claim(self) -> Claim:
         """Take the next job, which must be there."""
-        claim = self.claims.claim([MODEL])
+        claim = self.claims.claim({MODEL: REVISION})
         assert claim is not None
         self._texts[claim.record.job_id] = []
         return claim
@@ -73,6 +74,11 @@ class HandWorker:
         [answer] = self._writer.append([Append(claim.record.job_id, claim.nonce, event, used_ms)])
         assert not answer.fenced
         said.extend(texts)
+
+    def restart(self, claim: Claim) -> None:
+        """Begin the job again from nothing."""
+        self.claims.restart(claim.record.job_id, claim.nonce)
+        self._texts[claim.record.job_id] = []
 
     def end(
         self,

@@ -211,6 +211,7 @@ async def test_an_unknown_task_is_404(
     assert len(response.content) < 600
 
 
+@pytest.mark.leaves_debris("it deletes a record", "orphan_events")
 async def test_a_task_whose_result_was_dropped_is_410(
     http: httpx.AsyncClient, client: SyncRedis
 ) -> None:

@@ -95,6 +95,47 @@ async def test_a_running_stream_is_resumed_in_its_middle(
         assert (await stream.next()).token == " three"
 
 
+async def test_a_restart_tells_the_watcher_to_replace_what_it_had(
+    live_http: httpx.AsyncClient, worker: HandWorker
+) -> None:
+    task_id = await submit(live_http)
+    claim = worker.claim()
+    worker.say(claim, "Wrong")
+    async with open_stream(live_http, task_id) as stream:
+        assert (await stream.next()).data["status"] == "processing"
+        assert (await stream.next()).token == "Wrong"
+        worker.restart(claim)
+        restart = await stream.next()
+        assert (restart.eid, restart.token) == (2, "")
+        assert restart.data["restarted"] is restart.data["snapshot"] is True
+        assert restart.data["progress"]["completion_tokens"] == 0
+        worker.say(claim, "Right")
+        frame = await stream.next()
+        assert (frame.eid, frame.token) == (3, "Right")
+        assert "snapshot" not in frame.data
+        worker.end(claim)
+        last = await stream.next()
+    assert (last.data["result"], "snapshot" in last.data) == ("Right", False)
+
+
+@pytest.mark.parametrize("has", [0, 1])
+async def test_a_watcher_that_missed_a_restart_gets_one_text_that_holds(
+    live_http: httpx.AsyncClient, worker: HandWorker, has: int
+) -> None:
+    task_id = await submit(live_http)
+    claim = worker.claim()
+    worker.say(claim, "Wrong")
+    worker.restart(claim)
+    worker.say(claim, "Ri")
+    worker.say(claim, "ght")
+    worker.end(claim, tail="!")
+    async with open_stream(live_http, task_id, last_event_id=has) as stream:
+        frames = await stream.rest()
+    assert frames[-1].data["result"] == "Right!"
+    replacing = max(i for i, frame in enumerate(frames) if "snapshot" in frame.data)
+    assert text_of(frames[replacing:]) == "Right!"
+
+
 async def test_the_id_of_the_last_event_is_answered_by_204_which_stops_event_source(
     live_http: httpx.AsyncClient, worker: HandWorker
 ) -> None:

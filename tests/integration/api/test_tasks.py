@@ -20,7 +20,7 @@ from common import keys
 from common.connection import SyncRedis
 from common.log import REQUEST_LOGGER
 from common.schemas import JobStatus
-from tests.integration.api.support import AS_BOB, MODEL, HandWorker, submit
+from tests.integration.api.support import AS_BOB, MODEL, REVISION, HandWorker, submit
 
 
 def set_times(client: SyncRedis, task_id: str, **times_ms: int) -> None:
@@ -169,7 +169,7 @@ async def test_cancelling_a_waiting_task_ends_it_at_once(
     task_id = await submit(http)
     response = await http.post(f"/tasks/{task_id}/cancel")
     assert (response.status_code, response.json()["status"]) == (200, "cancelled")
-    assert worker.claims.claim([MODEL]) is None
+    assert worker.claims.claim({MODEL: REVISION}) is None
     body = (await http.get(f"/result/{task_id}")).json()
     assert (body["status"], body["result"], body["num_generated"]) == ("cancelled", "", 0)
 

@@ -1,0 +1,251 @@
+"""What becomes of the jobs of a worker that died, and who is to blame. On a real Redis server."""
+
+from __future__ import annotations
+
+from common import keys
+from common.connection import AsyncRedis, SyncRedis
+from common.fleet import ServedModel, WorkerInfo
+from common.job_store import Claim, Claims
+from common.reaping import Reaped
+from common.schemas import JobStatus, RestartEvent
+from tests.integration.stores import MODEL, REVISION, Bench
+
+OTHER_REVISION = "r2:float32"
+
+
+class Fleet(Bench):
+    """Several workers on one Redis."""
+
+    def __init__(self, client: SyncRedis, aclient: AsyncRedis) -> None:
+        super().__init__(client, aclient)
+        self.client.set(keys.REAPED, 2**53)  # a reaper ran just now: nobody was away
+
+    def claim_as(self, worker_id: str, revision: str = REVISION) -> Claim | None:
+        return Claims(self.client, self.settings, worker_id).claim({MODEL: revision})
+
+    def ids_claimed_by(self, worker_id: str, count: int) -> list[str]:
+        claims = [self.claim_as(worker_id) for _ in range(count)]
+        return [claim.record.job_id for claim in claims if claim is not None]
+
+    def die(self, worker_id: str) -> Reaped:
+        return self.reaping.hand_back(worker_id)
+
+    def crashes(self, job_id: str) -> int:
+        return int(self.client.hget(keys.job(job_id), "crashes") or 0)
+
+    def announce(self, worker_id: str, revision: str) -> None:
+        models = {MODEL: ServedModel("ready", revision=revision)}
+        info = WorkerInfo(worker_id, "host", 1, "0", "cpu", 8, 0, models)
+        Claims(self.client, self.settings, worker_id).heartbeat(info.pack(), [])
+
+    def let_requeue_be_long_ago(self, job_id: str) -> None:
+        self.client.hset(keys.job(job_id), "requeued_ms", 1)
+
+
+async def test_the_jobs_of_a_dead_worker_are_in_line_at_once_and_no_others(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    ids = [await fleet.submit() for _ in range(3)]
+    fleet.ids_claimed_by("dead", 2)
+    fleet.ids_claimed_by("alive", 1)
+    assert set(fleet.die("dead").requeued) == set(ids[:2])
+    assert [(await fleet.record(i)).status for i in ids] == ["queued", "queued", "processing"]
+    assert fleet.die("dead") == Reaped((), ())
+
+
+async def test_a_dead_worker_is_no_longer_announced(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    fleet.announce("dead", REVISION)
+    fleet.die("dead")
+    assert client.zcard(keys.WORKERS) == 0
+    assert not client.exists(keys.worker("dead"))
+
+
+async def test_a_cancelled_job_of_a_dead_worker_ends(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit()
+    fleet.ids_claimed_by("dead", 1)
+    await fleet.submissions.cancel(job_id, "key-a")
+    assert fleet.die("dead") == Reaped((), (job_id,))
+    assert (await fleet.record(job_id)).status is JobStatus.CANCELLED
+
+
+async def test_a_worker_tries_one_suspect_at_a_time_and_other_jobs_beside_it(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    first, second = [await fleet.submit() for _ in range(2)]
+    fleet.ids_claimed_by("dead", 2)
+    fleet.die("dead")
+    innocent = await fleet.submit()
+    assert fleet.ids_claimed_by("heir", 3) == [first, innocent]
+    assert fleet.ids_claimed_by("other", 1) == [second]
+
+
+async def test_a_suspect_that_commits_a_token_makes_room_for_the_next_one(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    first, second = [await fleet.submit() for _ in range(2)]
+    fleet.ids_claimed_by("dead", 2)
+    fleet.die("dead")
+    claim = fleet.claim_as("heir")
+    assert claim is not None and claim.record.job_id == first
+    assert fleet.claim_as("heir") is None
+    client.delete(keys.permits(MODEL))  # as spent by the claim in vain
+    fleet.append(claim, 0, 5)
+    assert fleet.claims.num_permits(MODEL) == 1
+    assert fleet.ids_claimed_by("heir", 1) == [second]
+
+
+async def test_a_suspect_that_is_handed_back_makes_room_for_the_next_one(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    await fleet.submit()
+    await fleet.submit()
+    fleet.ids_claimed_by("dead", 2)
+    fleet.die("dead")
+    claim = fleet.claim_as("heir")
+    assert claim is not None
+    fleet.claims.release(claim.record.job_id, claim.nonce)
+    assert fleet.claim_as("heir") is not None
+
+
+async def test_a_suspect_whose_lease_passed_does_not_keep_its_living_worker_from_the_next_one(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    for _ in range(2):
+        await fleet.submit()
+    fleet.ids_claimed_by("dead", 2)
+    fleet.die("dead")
+    claim = fleet.claim_as("heir")
+    assert claim is not None
+    fleet.let_lease_pass(claim.record.job_id)
+    fleet.reap()
+    assert fleet.claim_as("heir") is not None
+
+
+async def test_a_job_that_kills_its_workers_fails_by_itself_and_its_neighbours_do_not(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    poison = await fleet.submit()
+    neighbours = [await fleet.submit() for _ in range(4)]
+    died = 0
+    while (await fleet.record(poison)).status is not JobStatus.FAILED:
+        worker = f"w{died}"
+        running: list[Claim] = []
+        while (claim := fleet.claim_as(worker)) is not None:
+            running.append(claim)
+            if claim.record.job_id != poison:
+                fleet.append(claim, claim.record.completion_tokens, 1)
+        assert poison in [claim.record.job_id for claim in running]
+        fleet.die(worker)
+        died += 1
+    assert died == fleet.settings.max_attempts
+    assert (await fleet.record(poison)).error_type == "WorkerLostError"
+    assert [(await fleet.record(i)).status for i in neighbours] == ["queued"] * 4
+    assert [fleet.crashes(i) for i in neighbours] == [1] * 4
+
+
+async def test_the_neighbours_of_a_suspect_are_not_blamed_where_leases_pass_either(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    suspect = await fleet.submit()
+    fleet.ids_claimed_by("dead", 1)
+    fleet.die("dead")
+    neighbour = await fleet.submit()
+    assert fleet.ids_claimed_by("heir", 2) == [suspect, neighbour]
+    for job_id in (suspect, neighbour):
+        fleet.let_lease_pass(job_id)
+    fleet.reap()
+    assert (fleet.crashes(suspect), fleet.crashes(neighbour)) == (2, 0)
+    assert (await fleet.record(neighbour)).attempts == 0
+
+
+async def test_after_a_suspect_is_cleared_its_workers_death_counts_for_all_again(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    suspect = await fleet.submit()
+    fleet.ids_claimed_by("dead", 1)
+    fleet.die("dead")
+    neighbour = await fleet.submit()
+    claim = fleet.claim_as("heir")
+    assert claim is not None
+    fleet.append(claim, 0, 5)
+    fleet.claim_as("heir")
+    fleet.die("heir")
+    assert (fleet.crashes(suspect), fleet.crashes(neighbour)) == (2, 1)
+
+
+async def test_a_job_waits_for_a_worker_of_the_revision_that_began_it(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    begun = await fleet.submit()
+    claim = fleet.claim()
+    fleet.append(claim, 0, 5)
+    fleet.claims.release(begun, claim.nonce)
+    fresh = await fleet.submit()
+    fleet.announce("same", REVISION)
+    fleet.let_requeue_be_long_ago(begun)
+    other = fleet.claim_as("other", OTHER_REVISION)
+    assert other is not None and other.record.job_id == fresh
+    same = fleet.claim_as("same")
+    assert same is not None and same.record.completion_tokens == 1
+
+
+async def test_a_job_waits_a_lease_for_its_revision_to_come_back(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    begun = await fleet.submit()
+    claim = fleet.claim()
+    fleet.append(claim, 0, 5)
+    fleet.claims.release(begun, claim.nonce)
+    assert fleet.claim_as("other", OTHER_REVISION) is None
+
+
+async def test_a_job_whose_revision_is_gone_restarts_and_tells_its_watchers(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit()
+    claim = fleet.claim()
+    fleet.append(claim, 0, 5, 6)
+    fleet.claims.release(job_id, claim.nonce)
+    fleet.let_requeue_be_long_ago(job_id)
+    heir = fleet.claim_as("other", OTHER_REVISION)
+    assert heir is not None
+    assert (heir.record.completion_tokens, heir.record.used_ms) == (0, 0)
+    assert fleet.events.committed(job_id) == []
+    fleet.append(heir, 0, 7)
+    events = await fleet.reader.after(job_id, 0)
+    assert [e.eid for e in events] == [1, 2, 3]
+    assert isinstance(events[1].event, RestartEvent)
+    assert [e.token_ids for e in fleet.events.committed(job_id)] == [(7,)]
+
+
+async def test_the_result_of_a_restarted_job_that_is_ended_without_a_worker_is_what_holds(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit()
+    claim = fleet.claim()
+    fleet.append(claim, 0, 5, 6)
+    fleet.claims.restart(job_id, claim.nonce)
+    fleet.claims.restart(job_id, claim.nonce)  # repeated, as after a lost reply
+    fleet.append(claim, 0, 7)
+    fleet.claims.release(job_id, claim.nonce)
+    await fleet.submissions.cancel(job_id, "key-a")
+    assert (await fleet.record(job_id)).choices[0].token_ids == (7,)
+    assert (await fleet.record(job_id)).last_eid == 4
