@@ -23,7 +23,10 @@ STOP_TIMEOUT_S = 60.0
 
 
 class Service:
-    """One process tree. Its settings come from the environment alone; its folder is its own."""
+    """One process tree. Its settings come from the environment alone; its folder is its own.
+
+    `PYTHONPATH` among the settings comes after this repository.
+    """
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.port = free_port()
@@ -38,7 +41,9 @@ class Service:
             "RATE_LIMIT_BURST": 1000,
         } | settings
         inherited = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
+        paths = [str(ROOT), str(values.pop("PYTHONPATH", ""))]
         self._environment = inherited | {k: str(v) for k, v in values.items()}
+        self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self._folder = folder
         self._spoke = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
@@ -54,7 +59,7 @@ class Service:
         self.output.clear()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "up"],
-            env=self._environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            env=self._environment | {"PYTHONUNBUFFERED": "1"},
             cwd=self._folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

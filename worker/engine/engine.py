@@ -245,6 +245,8 @@ class Engine:
         chunks = [Chunk(s.key, s.next_ids(n), s.num_cached) for s, n in plan]
         try:
             rows: list[Tensor | None] = list(self._runner.run(chunks))
+        except torch.AcceleratorError as error:
+            raise _lost(error) from error
         except Exception:
             logger.exception("a forward pass of %d sequences failed", len(chunks))
             rows = [None]
@@ -265,6 +267,8 @@ class Engine:
     def _forward_alone(self, chunk: Chunk) -> list[Tensor | None]:
         try:
             return list(self._runner.run([chunk]))
+        except torch.AcceleratorError as error:
+            raise _lost(error) from error
         except Exception:
             logger.exception("sequence %d fails alone", chunk.key)
             return [None]
@@ -285,6 +289,11 @@ class Engine:
 
     def _fail(self, sequence: LiveSequence, code: str, error: str) -> Output:
         return sequence.end(FinishReason.ERROR, self._clock(), code, error)
+
+
+def _lost(error: torch.AcceleratorError) -> DeviceLostError:
+    """A device that has reported an error takes no more work from this process, whoever asks."""
+    return DeviceLostError(str(error).partition("\n")[0])
 
 
 def _refusal(arrival: _Arrival, error: RequestError, now: float) -> Output:

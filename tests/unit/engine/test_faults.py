@@ -140,6 +140,17 @@ def test_a_device_on_which_every_sequence_fails_alone_is_lost(llama, ask):
         engine.step()
 
 
+def test_an_error_of_the_device_is_nobodys_fault_and_ends_no_sequence(llama, ask):
+    class Broken(PaddedRunner):
+        def run(self, chunks):
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    engine = Engine(llama, max_batch_size=4, runner=Broken(llama))
+    engine.add(ask("a", "the quick"))
+    with pytest.raises(DeviceLostError, match="device-side assert"):
+        engine.step()
+
+
 def test_failures_with_successes_between_them_do_not_lose_the_device(llama, drive, ask):
     refuse = Refusing(keys={1, 3, 5, 7})
     engine = Engine(llama, max_batch_size=1, runner=Meddler(llama, refuse=refuse))
