@@ -51,7 +51,7 @@ port {port}
 requirepass {password}
 dir {directory}
 appendonly yes
-appendfsync everysec
+appendfsync always
 save ""
 maxmemory-policy noeviction
 hash-max-ziplist-value 512

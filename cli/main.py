@@ -1,4 +1,4 @@
-"""The `baton` command: `up`, `api` and `worker`, with a flag for every setting.
+"""The `baton` command: `up`, `api` and `worker`, with a flag for every setting, and `jobs`.
 
 It reads flags and prints errors; what a command does is in the module that it calls.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from common import __version__
 from common.errors import EmbeddedRedisError, SettingsError
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(arguments))
     command: Command = given.pop("command")
     # What `baton up` has said its children do not say again.
-    for warning in [] if given.pop("child") else unknown_names_in_env_file():
+    for warning in [] if given.pop("child", False) else unknown_names_in_env_file():
         print(f"baton: {warning}", file=sys.stderr)
     try:
         # An empty flag is as unset as an empty variable.
@@ -68,6 +69,12 @@ def _worker(settings: Settings) -> int:
     return launcher.run(settings)
 
 
+def _jobs_check(settings: Settings) -> int:
+    from cli import jobs
+
+    return jobs.check(settings)
+
+
 def _need_redis(command: str, settings: Settings) -> None:
     if settings.redis_url is None:
         raise SettingsError(
@@ -91,22 +98,40 @@ def _parser() -> argparse.ArgumentParser:
         ("api", _api, "run the gateway alone"),
         ("worker", _worker, "run the workers alone, one process per device"),
     ):
-        subparser = commands.add_parser(
-            name,
-            allow_abbrev=False,
-            usage=f"baton {name} [--SETTING VALUE ...]",
-            help=summary,
-            description=f"{name}: {summary}",
-        )
-        subparser.set_defaults(command=command)
+        subparser = _add_command(commands, name, command, summary, Settings.model_fields)
         subparser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-        _add_settings(subparser)
+    summary = "look at the jobs of a service"
+    jobs = commands.add_parser("jobs", allow_abbrev=False, help=summary, description=summary)
+    _add_command(
+        jobs.add_subparsers(required=True, metavar="command"),
+        "jobs check",
+        _jobs_check,
+        "check all that is stored in Redis: exit status 0 if it is as it should be, 1 if not, "
+        "3 if Redis is away",
+        ("redis_url", "data_dir", "lease_s", "result_ttl_s", "stream_grace_s"),
+    )
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_command(
+    commands: Any, name: str, command: Command, summary: str, settings: Iterable[str]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name.rpartition(" ")[2],
+        allow_abbrev=False,
+        usage=f"baton {name} [--SETTING VALUE ...]",
+        help=summary,
+        description=f"{name}: {summary}",
+    )
+    parser.set_defaults(command=command)
+    _add_settings(parser, settings)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """One flag a setting. Values stay text: Settings alone says what is right."""
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         default = to_text(field.get_default()) or "none"
         help_text = f"{field.description} (default: {default})".replace("%", "%%")
         flag = "--" + name.replace("_", "-")

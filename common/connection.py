@@ -26,6 +26,7 @@ from common.permits import LUA_PERMITS
 
 SyncRedis = redis.Redis
 AsyncRedis = redis.asyncio.Redis
+RefusedError = redis.ResponseError
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0

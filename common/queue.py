@@ -22,9 +22,11 @@ def create_celery(redis_url: str) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        # A Redis that is away is waited for, at the start and later, without end.
+        # A Redis that is away, or refuses to be written to, is waited for, at the start and later,
+        # without end (`worker/consumer.py` says how).
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_transport_options={
             # Redelivery is not what recovers a job: its lease is.

@@ -131,7 +131,7 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   end
 
   add_event(id, '{"s":"' .. status .. '","t":' .. tails .. '}')
-  redis.call('EXPIRE', KEY.EVENTS .. id, stream_grace_s)
+  redis.call('EXPIRE', KEY.EVENTS .. id, math.min(stream_grace_s, result_ttl_s))
   redis.call('EXPIRE', job, result_ttl_s)
   redis.call('SET', KEY.GONE .. id, old[1], 'EX', 2 * result_ttl_s)
 end

@@ -51,7 +51,7 @@ local function judge(id, model, revision)
     return 'pass'
   elseif not old[3] or old[4] == revision then
     return 'take'
-  elseif now_ms() - tonumber(old[5]) < lease_ms or is_served(model, old[4]) then
+  elseif now_ms() - tonumber(old[5] or 0) < lease_ms or is_served(model, old[4]) then
     return 'pass'
   end
   return 'restart'

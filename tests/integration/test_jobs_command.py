@@ -13,6 +13,7 @@ from cli import embedded_redis
 from cli.jobs import embedded_url
 from cli.main import main
 from common import keys
+from common.connection import connect
 from common.errors import SettingsError
 from common.settings import Settings
 from tests.integration.stored_jobs import StoredJobs, store_jobs
@@ -94,13 +95,15 @@ def test_a_redis_that_is_away_is_3_and_its_password_is_not_shown(
     assert "secret" not in shown.err
 
 
+@pytest.mark.parametrize("password", ["", ":secret@"])
 def test_a_redis_that_takes_another_password_is_3(
-    own_redis: RedisServer, capsys: pytest.CaptureFixture[str]
+    own_redis: RedisServer, password: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"redis://:secret@127.0.0.1:{own_redis.port}/0"
-    assert main([*CHECK, "--redis-url", url]) == 3
+    with connect(own_redis.url) as client:
+        client.config_set("requirepass", "another")
+    assert main([*CHECK, "--redis-url", f"redis://{password}127.0.0.1:{own_redis.port}/0"]) == 3
     shown = capsys.readouterr().err
-    assert "password" in shown
+    assert shown.startswith("baton: Redis cannot be reached\n  ")
     assert "secret" not in shown
 
 
