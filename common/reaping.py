@@ -19,8 +19,8 @@ from common.settings import Settings
 PERIOD_S = 2.0
 """Seconds between two reaps, at most."""
 PERIODS_PER_LEASE = 6
-"""So that three missed periods, the sign of an outage, are seen before any lease has passed: a lease
-is renewed every third of its length."""
+"""A lease is renewed every third of its length: three periods without a reap, which are the sign of
+an outage, are over before any lease has passed."""
 LIMIT = 256
 """Jobs that one call takes back at most, so that no call holds Redis up."""
 

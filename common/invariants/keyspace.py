@@ -94,9 +94,7 @@ def look_at_streams(
         for job_id, (key, _) in zip(job_ids, places, strict=True)
     ]
     for place, (has_record, ttl) in zip(places, _transaction(client, asked), strict=True):
-        # With such settings a stream outlives its record, and then goes by itself.
-        may_outlive = ttl != NO_TTL and settings.result_ttl_s < settings.stream_grace_s
-        if ttl != GONE and not has_record and not may_outlive:
+        if ttl != GONE and not has_record:
             found = "none" if ttl == NO_TTL else "none; the stream has a TTL"
             violation = Violation(Kind.ORPHAN_EVENTS, place[0], "a record of these events", found)
             yield Finding(violation, look_at_streams, place, "")

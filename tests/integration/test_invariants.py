@@ -9,7 +9,7 @@ import pytest
 from common import keys
 from common.connection import SyncRedis
 from common.event_stream import Append
-from common.invariants import Checker, Kind, Report, check_invariants
+from common.invariants import Kind, Report, check_invariants
 from common.invariants import checker as checker_module
 from common.invariants.keyspace import FAMILIES, SINGLES
 from common.schemas import ChoiceResult, JobStatus, Outcome, TokenEvent
@@ -25,7 +25,7 @@ from tests.integration.stored_jobs import (
     store_jobs,
     tokens,
 )
-from tests.integration.stores import KEY, MODEL, Bench, settings
+from tests.integration.stores import KEY, MODEL, Bench
 
 
 @pytest.fixture
@@ -143,18 +143,6 @@ async def test_a_lease_that_has_passed_is_the_reapers_and_no_violation(jobs: Sto
 async def test_a_trial_that_is_over_is_no_violation(jobs: StoredJobs) -> None:
     jobs.client.hset(keys.TRIALS, "host-1-abc", jobs.ended)
     assert kinds(jobs.client) == set()
-
-
-async def test_with_a_result_that_goes_before_its_stream_the_stream_is_no_orphan(
-    jobs: StoredJobs,
-) -> None:
-    jobs.client.delete(keys.job(jobs.ended))
-    short = settings(result_ttl_s=10, stream_grace_s=20)
-    report = Checker(jobs.client, short, pause=lambda seconds: None).run()
-    assert report.violations == ()
-    jobs.client.persist(keys.events(jobs.ended))
-    report = Checker(jobs.client, short, pause=lambda seconds: None).run()
-    assert [violation.kind for violation in report.violations] == [Kind.ORPHAN_EVENTS]
 
 
 # Broken ones
