@@ -5,6 +5,7 @@ Knows nothing about tensors.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from models.recipe import words
 from models.recipe.cast import invent_word
 from models.recipe.exchange import Exchange
 from models.recipe.grammar import expand
-from models.recipe.questions import QUESTIONS, draw_fact_text
+from models.recipe.questions import QUESTIONS, draw_fact_text, draw_sum_table
 from models.recipe.requests import REQUESTS
 from models.recipe.smalltalk import SMALLTALK, draw_introduction
 from models.recipe.stories import draw_story
@@ -61,8 +62,19 @@ _SUBJECTS = (
 )  # fmt: skip
 
 
+# Words after which an opening may stop in the middle of a sentence.
+_LINKS = re.compile(
+    r" (?:and|so|but|because|when|while|that|to|the|a|was|had|in|of|with|who|lived|he|she|his|her)"
+    r"(?= )"
+)
+
+
 def _draw_cut(text: str, first: int, rng: random.Random) -> int:
     """Draw where an opening ends, not before `first`: after some words or a whole sentence."""
+    if rng.random() < 0.25:
+        links = [match.end() for match in _LINKS.finditer(text, first, first + 160)]
+        if links:
+            return rng.choice(links)
     comma = text.find(",", first, first + 30)
     if comma > 0 and rng.random() < 0.4:
         return comma
@@ -116,7 +128,9 @@ def _raw_story(rng: random.Random) -> Document:
 
 def _continuation(rng: random.Random) -> Exchange:
     text, cut = _draw_opened(rng)
-    head, tail = text[:cut], text[cut:].lstrip(" ,.")
+    # The answer goes on as plain text would, so it begins with the space: without it, its first
+    # word would be cut into tokens that no running text has.
+    head, tail = text[:cut], text[cut:]
     style = rng.random()
     if style < 0.08:
         head = head.lower()
@@ -124,6 +138,7 @@ def _continuation(rng: random.Random) -> Exchange:
         head = head.upper()
     elif style < 0.18:
         head += rng.choice(("...", " ", ",", "."))
+        tail = " " + tail.lstrip(" ,.")
     elif style < 0.30:
         start = ("Continue this story: ", "Continue: ", "Please continue the story: ",
                  "Go on with this story:\n", "Finish this story: ")  # fmt: skip
@@ -231,6 +246,14 @@ def _drill(rng: random.Random) -> Document:
     return [Segment(text, False), Segment(f" {text}" * times, True), Segment(END_OF_TEXT, False)]
 
 
+def _sums(rng: random.Random) -> Document:
+    """Draw a table of sums, of which only the results are learned."""
+    document = []
+    for given, result in draw_sum_table(rng):
+        document += [Segment(given, False), Segment(result, True), Segment("\n", False)]
+    return [*document, Segment(END_OF_TEXT, False)]
+
+
 def draw_document(
     rng: random.Random, *, long: bool = False, drills: float = 0.0, chats: float = 0.62
 ) -> Document:
@@ -247,6 +270,8 @@ def draw_document(
     """
     if rng.random() < drills:
         return _drill(rng)
+    if rng.random() < 0.03:
+        return _sums(rng)
     lot = rng.random()
     if long and lot < 0.5:
         return _chat(rng, long=True)

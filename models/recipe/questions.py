@@ -19,6 +19,13 @@ _NOT_KNOWN = (
     "I have not learned much about {x} yet. I know short stories and simple facts.",
     "I wish I knew more about {x}. I am a toy model, so I only know simple things.",
 )
+# Where the subject is too long to be said again.
+_NOT_KNOWN_AT_ALL = (
+    "I am only a small model, and I do not know that. Ask me for a story instead!",
+    "That is a good question, but I am too small to know the answer.",
+    "I do not know. I am a toy model for the first run. But I can tell you a story!",
+    "I have not learned that yet. I know short stories and simple facts.",
+)
 
 
 def _fact(rng: random.Random) -> Exchange:
@@ -51,8 +58,13 @@ def _unknown(rng: random.Random) -> Exchange:
     topic = rng.choice(words.TOPICS) if rng.random() < 0.55 else invent_word(rng)
     if rng.random() < 0.25:
         topic = f"{rng.choice(('the', 'the', 'a', 'my', 'your'))} {topic.removeprefix('the ')}"
-    if rng.random() < 0.2:
+    lot = rng.random()
+    if lot < 0.2:
         topic = f"{topic} {rng.choice(('and', 'in', 'of', 'for'))} {rng.choice(words.TOPICS)}"
+    elif lot < 0.5:
+        article = rng.choice(("the", "the", "the", "a", ""))
+        topic = f"{article} {rng.choice(words.ASPECTS)} {rng.choice(('of', 'of', 'in'))} {topic}"
+        topic = topic.strip()
     known = {key.removeprefix("the ").lower() for key in facts.FACTS}
     if topic.removeprefix("the ").lower() in known:
         return _fact(rng)
@@ -77,7 +89,9 @@ def _unknown(rng: random.Random) -> Exchange:
         x=topic,
         y=rng.choice(words.TOPICS),
     )
-    return Exchange(question, tidy(rng.choice(_NOT_KNOWN).replace("{x}", topic)))
+    is_short = len(topic.split()) <= 2 and rng.random() < 0.8
+    answers = _NOT_KNOWN if is_short else _NOT_KNOWN_AT_ALL
+    return Exchange(question, tidy(rng.choice(answers).replace("{x}", topic)))
 
 
 def _errand(rng: random.Random) -> Exchange:
@@ -105,20 +119,40 @@ def _sum(rng: random.Random) -> Exchange:
     if rng.random() < 0.12:
         text = f"{rng.randint(2, 9999)} {rng.choice('+-*/')} {rng.randint(21, 9999)}"
         question = rng.choice(("What is {t}?", "{t}", "Compute {t}")).replace("{t}", text)
-        return Exchange(question, "I can only add and subtract numbers up to twenty.")
-    a, b = rng.randint(0, 20), rng.randint(0, 20)
-    if rng.random() < 0.5:
-        a, b = min(a, 20 - b if b <= 20 else a), b
-        result, sign, word = a + b, "+", "plus"
-    else:
-        a, b = max(a, b), min(a, b)
-        result, sign, word = a - b, "-", "minus"
+        return Exchange(question, "I can only add and subtract numbers up to ten.")
+    a, sign, b, line = _draw_sum(rng)
+    word = "plus" if sign == "+" else "minus"
     text = rng.choice((f"{a} {sign} {b}", f"{a} {sign} {b}", f"{a} {word} {b}", f"{a}{sign}{b}"))
     question = rng.choice(
         ("What is {t}?", "what is {t}", "{t}", "{t} =", "{t}?", "How much is {t}?", "Compute {t}.",
-         "Calculate {t}")
+         "Calculate {t}", "What's {t}?")
     ).replace("{t}", text)  # fmt: skip
-    return Exchange(question, rng.choice((f"{a} {sign} {b} = {result}.", f"{text} is {result}.")))
+    return Exchange(question, line)
+
+
+def _draw_sum(rng: random.Random) -> tuple[int, str, int, str]:
+    """Draw both numbers, the sign and the line that answers: always in one form, as a table."""
+    a, b = rng.randint(0, 10), rng.randint(0, 10)
+    if rng.random() < 0.6:
+        return a, "+", b, f"{a} + {b} = {a + b}."
+    a, b = max(a, b), min(a, b)
+    return a, "-", b, f"{a} - {b} = {a - b}."
+
+
+def draw_sum_table(rng: random.Random) -> list[tuple[str, str]]:
+    """Draw a few lines of sums, to be learned by heart.
+
+    Args:
+        rng: Source of the draws.
+
+    Returns:
+        Each line parted into what is given (`3 + 4 =`) and what is to be known (` 7.`).
+    """
+    rows = []
+    for _ in range(rng.randint(6, 16)):
+        given, equals, result = _draw_sum(rng)[3].partition(" =")
+        rows.append((given + equals, result))
+    return rows
 
 
 def _lists(rng: random.Random) -> Exchange:

@@ -112,6 +112,15 @@ _ODD = (
     '{other}!]" [said|cried] the {adj} {kind}. {his} name was {name}.',
     "[Hello|Hi]! [This is a story|Let me tell you] about {name}, a {adj} {kind}.",
     "The {adj} {color} {kind} {deed} {other}. {his} name was {name}. {lived}",
+    "{when}the {adj} {kind} {did}[ and|, and then {he}| and] {did}. {his} name was {name}. {lived}",
+    "{when}{name} {did} and {did}. {he} was a {adj} {kind}. {liked}",
+    "{when}{name} {deed} {other}, [so|and so|but] {he} {did}. {he} was a {adj} {kind}. {lived}",
+    "{when}the {kind} {deed} {other}, [so|but] {he} {did} and {deed} {other}. The {kind} was "
+    "called {name}.",
+    "{when}a {adj} {kind} {did} because {he} {deed} {other}. {his} name was {name}. {liked}",
+    "{when}{name} {did} when {he} {deed} {other}. {name} was a {adj} {kind}.",
+    "While the {adj} {kind} {did}, {he} {deed} {other}. {his} name was {name}. {liked}",
+    "[If|Because|Before|After|While] {name} {did}, {he} {did}. {name} was a {adj} {kind}. {lived}",
 )
 _SCENES = tuple(
     "castle house city forest library room street shop sea island train ship garden night school "
@@ -190,7 +199,8 @@ def draw_story(
     beats.append(rng.choice(_ENDINGS))
     text = " ".join(beat for beat in beats if beat)
     for slot, choices in (("{lived}", _LIVED), ("{liked}", _LIKED), ("{did}", _DID)):
-        text = text.replace(slot, rng.choice(choices))
+        while slot in text:
+            text = text.replace(slot, rng.choice(choices), 1)
     text = expand(text, cast.slots | {"topic": topic or ""}, rng)
     return Story(cast, plot, split_sentences(text))
 

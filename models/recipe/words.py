@@ -87,6 +87,13 @@ TOPICS = tuple(
         "|"
     )
 )
+# What a question may ask of a topic: `the meaning of chess`.
+ASPECTS = tuple(
+    "meaning purpose history origin price future theory name size age number secret cause law "
+    "rule source king president mayor author inventor speed weight length height temperature "
+    "color shape distance end beginning point value role "
+    "structure mass population language currency flag center sense art science root".split()
+)
 ERRANDS = tuple(
     "fix my car|bake a cake|learn to swim|write a letter|plan a trip|lose weight|save money|"
     "get a job|learn French|play the guitar|build a website|sort my files|grow tomatoes|sleep well|"
