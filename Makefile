@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check bench stack-test model clean
+.PHONY: help up test test-all check chaos bench stack-test model clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,6 +23,9 @@ test-all: check ## checks and all tests
 
 check: .venv/.dev ## format, lint, types and import contracts
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+chaos: .venv/.dev ## jobs under faults, compared token by token; JOBS=1000 SEED=7
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 bench: .venv/.dev ## measure, and write bench/RESULTS.md
 	$(BIN)/python -m bench.run $(ARGS)

@@ -76,7 +76,24 @@ def connect_async(url: str) -> AsyncRedis:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, retry=AsyncRetry(_BACKOFF, RETRIES), **_options()
     )
+    # The class depends on the URL's scheme, which `from_url` reads.
+    bases = (_ClosedIsLost, pool.connection_class)
+    pool.connection_class = type(pool.connection_class.__name__, bases, {})
     return redis.asyncio.Redis.from_pool(pool)
+
+
+class _ClosedIsLost:
+    """Before an asynchronous connection: tells a closed transport as a lost connection.
+
+    uvloop raises a bare RuntimeError where it has noticed that the server closed the connection and
+    redis-py has not; redis-py would neither repeat the call nor call that an error of its own.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise redis.ConnectionError(str(error)) from error
 
 
 @contextmanager
