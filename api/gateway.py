@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from api.auth import KeyRing
 from api.background import end
+from api.durability_watch import DurabilityWatch
 from api.fleet_poller import FleetPoller
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
@@ -42,6 +43,7 @@ class Gateway:
     watcher: Watcher
     poller: FleetPoller
     reaper: Reaper
+    durability: DurabilityWatch
     submitter: Submitter
     http_metrics: HttpMetrics
     on_end: OnEnd
@@ -74,6 +76,7 @@ class Gateway:
             watcher=Watcher(redis),
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
+            durability=DurabilityWatch(redis),
             submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet)),
             http_metrics=HttpMetrics(),
             on_end=on_end,
@@ -82,7 +85,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside; starts as well where Redis is away."""
-        parts = (self.watcher, self.poller, self.reaper)
+        parts = (self.watcher, self.poller, self.reaper, self.durability)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLL_S):

@@ -64,8 +64,7 @@ class EventWriter:
             try:
                 answers = self._send(appends)
             except NoScriptError:
-                self._client.script_load(self._append.source)
-                answers = self._send(appends)
+                answers = self._send(appends, with_script=True)
         return [_read_answer(answer) for answer in answers]
 
     def committed(self, job_id: str) -> list[TokenEvent]:
@@ -81,8 +80,11 @@ class EventWriter:
                 held.append(event)
         return held
 
-    def _send(self, appends: Sequence[Append]) -> list[Any]:
+    def _send(self, appends: Sequence[Append], *, with_script: bool = False) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
+        if with_script:
+            # On the same connection: by the next one the server may have restarted again.
+            pipe.script_load(self._append.source)
         for append in appends:
             event = append.event
             pipe.evalsha(
@@ -91,7 +93,8 @@ class EventWriter:
                 *(append.job_id, append.nonce, event.choice, event.position),
                 *(len(event.token_ids), event.pack(), append.used_ms),
             )
-        return pipe.execute()
+        answers = pipe.execute()
+        return answers[1:] if with_script else answers
 
 
 class EventReader:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, cast
 
+from redis.exceptions import NoPermissionError
+
 from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
 from common.model_card import ModelCard
@@ -75,7 +77,7 @@ class Fleet:
         queued: Waiting jobs of each model.
         running: Jobs under a lease, whether their worker lives or not.
         counters: Ever-growing counts: `jobs:<state>`, `generation_tokens`, `prompt_tokens`.
-        memory_used: Bytes that Redis uses.
+        memory_used: Bytes that Redis uses; 0 where it does not tell.
         memory_limit: Bytes that it may use; None where it has no limit.
     """
 
@@ -148,7 +150,10 @@ class FleetReader:
             for model in models:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
-            ids, running, counters, memory, *counts = await pipe.execute()
+            answers = await pipe.execute(raise_on_error=False)
+            if isinstance(answers[3], NoPermissionError):
+                answers[3] = {"used_memory": 0}
+            ids, running, counters, memory, *counts = _without_errors(answers)
             packed = await self._client.mget([keys.worker(i) for i in ids]) if ids else []
         num_classes = len(JOB_CLASSES)
         return Fleet(
@@ -180,6 +185,14 @@ class FleetReader:
         if text is None:
             raise KeyError(sha256)
         return str(text)
+
+
+def _without_errors(answers: list[Any]) -> list[Any]:
+    """The answers of a pipeline; raises the first that is an error."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def tokenizer_sha256(tokenizer_json: str) -> str:

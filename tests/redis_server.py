@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import resource
 import shutil
 import signal
 import socket
@@ -45,15 +47,26 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
+    def start(self, **options: object) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            options: Of its configuration, over those of every test.
+        """
+        changes = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
         self._process = subprocess.Popen(
             [
                 *(find_binary(), "--bind", "127.0.0.1", "--port", str(self.port)),
                 *("--dir", str(self._folder), "--save", "", "--appendonly", "yes"),
+                # Each write reaches the file before its answer goes out, as in the service, so that
+                # a kill loses nothing; that it also reaches the disk is not what tests wait for.
+                *("--appendfsync", "no"),
                 *("--maxmemory-policy", "noeviction", "--loglevel", "warning"),
+                *itertools.chain.from_iterable(changes),
             ],
             stdout=subprocess.DEVNULL,
+            # Python ignores SIGXFSZ, and so does the server: for `fill_disk`.
+            restore_signals=False,
         )
         with redis.Redis.from_url(self.url) as client:
             while not self._answers(client):
@@ -67,6 +80,18 @@ class RedisServer:
         """End it in order, if it runs."""
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGTERM)
+
+    def fill_disk(self) -> None:
+        """Let its files grow no more, as on a full disk."""
+        self._limit_files(0)
+
+    def free_disk(self) -> None:
+        """Let its files grow again."""
+        self._limit_files(resource.RLIM_INFINITY)
+
+    def _limit_files(self, num_bytes: int) -> None:
+        limits = (num_bytes, resource.RLIM_INFINITY)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, limits)
 
     def _end(self, signum: signal.Signals) -> None:
         assert self._process is not None

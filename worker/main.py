@@ -19,13 +19,14 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import CPendingDeprecationWarning, Reject
+from celery.exceptions import Reject
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from common import __version__, keys, log
 from common.cancellations import Cancellations
 from common.connection import connect
+from common.durability import DurabilityCheck
 from common.errors import RedisUnavailableError, SettingsError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
@@ -38,6 +39,7 @@ from common.request_log import request_logger
 from common.settings import Settings, load_settings
 from worker import kombu_guards
 from worker.backends.base import Backend
+from worker.consumer import PatientConsumer
 from worker.hand_back import LAUNCH_ID, worker_id
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
@@ -107,6 +109,7 @@ class Worker:
         self._reaper.start()
         try:
             self._host.load(FleetWriter(self._client), self._heartbeat.beat_soon)
+            DurabilityCheck().check(self._client)
             self._publisher.start()
             self._host.start(self._publisher)
             return self._consume()
@@ -117,14 +120,13 @@ class Worker:
         kombu_guards.install()
         # Messages are JSON, which makes root harmless to Celery; containers run as another user.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        # It announces a change of a default that we set ourselves (common/queue.py).
-        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         app = create_celery(self._redis_url)
         _register_task(app, self._runner)
         worker_ready.connect(self._on_ready)
         worker_shutting_down.connect(self._on_shutdown)
         celery_worker = app.Worker(
             hostname=f"baton@{self._worker_id}",
+            consumer_cls=PatientConsumer,
             pool="threads",
             concurrency=self._settings.max_batch_size,
             queues=[keys.permits(self._entry.model)],

@@ -54,9 +54,7 @@ async def test_the_jobs_of_a_dead_worker_are_in_line_at_once_and_no_others(
     assert fleet.die("dead") == Reaped((), ())
 
 
-async def test_a_dead_worker_is_no_longer_announced(
-    client: SyncRedis, aclient: AsyncRedis
-) -> None:
+async def test_a_dead_worker_is_no_longer_announced(client: SyncRedis, aclient: AsyncRedis) -> None:
     fleet = Fleet(client, aclient)
     fleet.announce("dead", REVISION)
     fleet.die("dead")
@@ -95,7 +93,8 @@ async def test_a_suspect_that_commits_a_token_makes_room_for_the_next_one(
     fleet.ids_claimed_by("dead", 2)
     fleet.die("dead")
     claim = fleet.claim_as("heir")
-    assert claim is not None and claim.record.job_id == first
+    assert claim is not None
+    assert claim.record.job_id == first
     assert fleet.claim_as("heir") is None
     client.delete(keys.permits(MODEL))  # as spent by the claim in vain
     fleet.append(claim, 0, 5)
@@ -199,9 +198,11 @@ async def test_a_job_waits_for_a_worker_of_the_revision_that_began_it(
     fleet.announce("same", REVISION)
     fleet.let_requeue_be_long_ago(begun)
     other = fleet.claim_as("other", OTHER_REVISION)
-    assert other is not None and other.record.job_id == fresh
+    assert other is not None
+    assert other.record.job_id == fresh
     same = fleet.claim_as("same")
-    assert same is not None and same.record.completion_tokens == 1
+    assert same is not None
+    assert same.record.completion_tokens == 1
 
 
 async def test_a_job_waits_a_lease_for_its_revision_to_come_back(

@@ -118,19 +118,12 @@ def test_nothing_is_evicted_and_every_write_goes_to_the_append_only_file(
 ) -> None:
     wanted = {
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "save": "",
         "maxmemory-policy": "noeviction",
     }
     with make(binary).start() as client:
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
-
-
-def wait_until_written(client: redis.Redis) -> None:
-    # "everysec" answers before the write reaches the file where a slow disk is still busy with
-    # the last fsync, for two seconds at most: so much a kill -9 of the server can lose.
-    while client.info("persistence")["aof_buffer_length"]:
-        os.sched_yield()
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -141,7 +134,6 @@ def test_data_address_and_password_survive_a_restart(
     with server.start() as client:
         client.xadd("stream", {"token": " upon"}, id="1-0")
         client.zadd("ready", {"job": 7})
-        wait_until_written(client)
     getattr(server, end)()
     with server.start() as client:
         assert client.xrange("stream") == [("1-0", {"token": " upon"})]

@@ -42,7 +42,7 @@ def test_redis_keeps_its_data_and_evicts_nothing(services: dict[str, Any]) -> No
     command = " ".join(services["redis"]["command"])
     for option in (
         "--appendonly yes",
-        "--appendfsync everysec",
+        "--appendfsync always",
         "--maxmemory-policy noeviction",
         "--dir /data",
     ):
