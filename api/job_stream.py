@@ -161,7 +161,12 @@ class JobStream:
             return None
         if not self._has_ended:
             return end_frame(record)
-        return end_frame(record, self._text, is_snapshot=self._is_replacing)
+        return end_frame(
+            record,
+            self._text,
+            is_snapshot=self._is_replacing,
+            is_restarted=self._is_restarted,
+        )
 
     async def _ended_record(self) -> JobRecord | None:
         while True:
@@ -171,13 +176,20 @@ class JobStream:
                 await asyncio.sleep(RETRY_S)
 
 
-def end_frame(record: JobRecord, token: str | None = None, *, is_snapshot: bool = True) -> bytes:
+def end_frame(
+    record: JobRecord,
+    token: str | None = None,
+    *,
+    is_snapshot: bool = True,
+    is_restarted: bool = False,
+) -> bytes:
     """The last frame of an ended job.
 
     Args:
         record: The job.
         token: The text that no frame has carried yet; None: all of it.
         is_snapshot: `token` replaces what the client had.
+        is_restarted: Because the job began again from nothing.
     """
     choice = first_choice(record)
     data: dict[str, Any] = {
@@ -192,6 +204,8 @@ def end_frame(record: JobRecord, token: str | None = None, *, is_snapshot: bool 
     }
     if is_snapshot:
         data["snapshot"] = True
+    if is_restarted:
+        data["restarted"] = True
     if record.status in (JobStatus.FAILED, JobStatus.EXPIRED):
         data.update(error_message=message_of(record), error_type=error_type_of(record))
     return frame(data, record.last_eid)

@@ -174,7 +174,16 @@ class JobError(BatonError):
 
 
 class ModelLoadError(JobError):
-    """No live worker can load the model."""
+    """No live worker can load the model.
+
+    Attributes:
+        may_pass: The next attempt may succeed: something was wrong, but not known to be wrong
+            with the model.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
     code = "model_load_error"
 

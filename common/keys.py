@@ -50,7 +50,7 @@ REAPED = "baton:reaped"
 BELL = "baton:bell:"
 CANCEL = "baton:cancel"
 
-NONCE_TTL_S = 60
+NONCE_TTL_S = 600
 WORKER_TTL_S = 20
 IDEMPOTENCY_TTL_S = 86_400
 

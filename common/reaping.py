@@ -71,10 +71,17 @@ class Reaping:
 
     def hand_back(self, worker_id: str) -> Reaped:
         """Take back the jobs of a worker that is known to be dead, without waiting for leases."""
-        with translated_errors():
-            return _read(
-                self._rules.hand_back.call(self._client, worker_id, *self._rules.hand_back_args)
-            )
+        requeued: list[str] = []
+        ended: list[str] = []
+        is_more = 1
+        while is_more:
+            with translated_errors():
+                *ids, is_more = self._rules.hand_back.call(
+                    self._client, worker_id, *self._rules.hand_back_args
+                )
+            requeued += ids[0]
+            ended += ids[1]
+        return Reaped(tuple(requeued), tuple(ended))
 
 
 class AsyncReaping:

@@ -8,10 +8,11 @@ Fields of a job record, in the order in which they appear in a job's life:
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
-    append   pos:<choice> (tokens committed) eid used_ms first_token_ms; suspect goes
+    append   pos:<choice> (tokens committed) eid used_ms first_token_ms; past `suspect`, that
+             goes and crashes=0
     cancel   cancel=1 while it runs
     requeue  requeued_ms; nonce goes
-    crash    crashes+1 suspect=1: it was running when its worker died
+    crash    crashes+1 suspect: the tokens that it has to pass, for its worker died while it ran
     restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish timings error_type error_message prompt_tokens; nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.

@@ -126,7 +126,9 @@ class Settings(BaseSettings):
         description="Seconds without a heartbeat after which a job goes to another worker.",
     )
     max_attempts: int = Field(
-        default=3, ge=1, description="Worker deaths that a job survives before it fails."
+        default=3,
+        ge=1,
+        description="Worker deaths in a row, without progress between, after which a job fails.",
     )
     drain_s: float = Field(
         default=2,

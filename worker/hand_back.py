@@ -47,12 +47,16 @@ class HandBack:
         self._on_end = request_logger(log_prompts=settings.log_prompts)
 
     def __call__(self, name: str, pid: int) -> None:
-        """A process has ended, however that came about; one that drained has no jobs left."""
+        """A process has ended, however that came about; one that drained has hardly a job left."""
         try:
             reaped = self._reaping.hand_back(worker_id(self.launch_id, pid))
             tell_ends(self._claims, reaped.ended, self._on_end)
         except RedisUnavailableError:
             log.warning("Redis is away; the jobs of %s wait until their leases have passed", name)
+            return
+        except Exception:
+            # Whatever it is, it must not end the launcher, and with it the other workers.
+            log.exception("The jobs of %s wait until their leases have passed", name)
             return
         if reaped.requeued:
             log.warning("Handed back %d jobs of %s", len(reaped.requeued), name)

@@ -19,6 +19,7 @@ from worker.held_jobs import HeldJob, HeldJobs
 from worker.publisher import Publisher
 
 FIRST_RETRY_S = 5.0
+MOST_PASSING_FAILURES = 3
 MAX_RETRY_S = 60.0
 REDIS_RETRY_S = 0.5
 
@@ -48,15 +49,17 @@ class EngineHost:
             fleet: Where the card goes.
             on_error: Called at each failure, so that it is announced at once.
         """
-        retry_s = FIRST_RETRY_S
+        retry_s, num_failures = FIRST_RETRY_S, 0
         while True:
             try:
                 card, tokenizer_json = self._backend.load(log.info)
                 encoder = _encoder_of(card, tokenizer_json)
                 break
             except ModelLoadError as error:
-                self.load_error = error
-                on_error()
+                num_failures += 1
+                if num_failures >= MOST_PASSING_FAILURES or not error.may_pass:
+                    self.load_error = error  # jobs are failed for it
+                    on_error()
                 log.error("%s; next attempt in %.0f s", error.message, retry_s)
                 if self._stop.wait(retry_s):
                     return
@@ -101,6 +104,12 @@ class EngineHost:
         """Run a job that is not held yet; its output goes to the publisher."""
         self._held.add(job)
         self._backend.submit(_backend_job(job))
+        if self._held.get(job.run_id) is not job:  # lost before the backend knew of it
+            self.abort(job)
+
+    def abort(self, job: HeldJob) -> None:
+        """Run a job no longer."""
+        self._backend.abort(job.run_id)
 
 
 def _backend_job(job: HeldJob) -> BackendJob:

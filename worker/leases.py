@@ -81,7 +81,7 @@ class Heartbeat:
                 self.beat()
                 self._listen(time.monotonic() + self._period_s)
             except RedisUnavailableError:
-                self._stop.wait(RETRY_S)
+                self._stop.wait(min(RETRY_S, self._period_s / 3))
 
     def _listen(self, until: float) -> None:
         # Short waits, so that a stop or an early beat is seen soon.

@@ -150,6 +150,7 @@ class Worker:
         threading.Thread(target=drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
+        self._heartbeat.beat_soon()
         self._runner.drain(self._settings.drain_s)
 
     def _leave_now(self) -> None:
@@ -176,7 +177,8 @@ class Worker:
             device=self._backend.device,
             slots=self._settings.max_batch_size,
             running=len(self._held),
-            models={self._entry.model: self._served()},
+            # One that leaves takes no more: its revision and its slots do not count.
+            models={} if self._is_leaving.is_set() else {self._entry.model: self._served()},
             gpu_memory=self._backend.gpu_memory() if self._host.encoder else None,
         )
 

@@ -109,6 +109,7 @@ class JobRunner:
         except RedisUnavailableError:
             log.warning("Could not hand back a job; its lease will", extra={"task_id": job.job_id})
         self._held.drop(job, "released")
+        self._host.abort(job)
 
     def _tell_end(self, job_id: str) -> None:
         record = self._claims.find(job_id)

@@ -1,6 +1,9 @@
--- What every script shares. `common/lua.py` puts it, and the key names, before each of them.
+-- What every script shares. `common/connection.py` puts it, and the key names, before each.
 -- All times are this server's own. A job's record is KEY.JOB .. id; see common/schemas.py.
 
+-- Tokens that a suspect has to commit: more than its worker can have generated and not sent.
+local TRIAL_TOKENS = 8
+local REASONS = {failed = 'error', expired = 'timeout', cancelled = 'cancelled'}
 local CLASSES = {'high', 'normal', 'low'}
 
 local function now_us()
@@ -99,7 +102,8 @@ local function end_trial(id, model, worker)
 end
 
 -- The one way out for every job. `tails` is a JSON list; `extra` holds field, value, ...
-local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
+-- `keeps_trial`: its worker is dead, and its other jobs may still have to be told who is to blame.
+local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s, keeps_trial)
   local job = KEY.JOB .. id
   local old = redis.call('HMGET', job, 'key', 'model', 'class', 'nonce', 'pos:0', 'worker', 'idem')
   redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()), 'ended_by', old[4] or '')
@@ -107,12 +111,12 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HSET', job, unpack(extra))
   end
   if old[5] and redis.call('HEXISTS', job, 'result') == 0 then
-    redis.call('HSET', job, 'result', result_from_stream(id, status))
+    redis.call('HSET', job, 'result', result_from_stream(id, REASONS[status]))
   end
   redis.call('HDEL', job, 'nonce', 'cancel', 'suspect')
   redis.call('ZREM', ready_key(old[2], old[3]), id)
   redis.call('ZREM', KEY.LEASES, id)
-  if old[6] then
+  if old[6] and not keeps_trial then
     end_trial(id, old[2], old[6])
   end
 
@@ -161,7 +165,7 @@ end
 
 -- A worker died, or is not heard of: its running job goes back in line, or ends where it was
 -- cancelled or has lost too many workers. `trial`: the suspect that the worker was trying, which
--- is then to blame alone.
+-- is then to blame alone; but whoever ran beside it is a suspect too.
 -- Returns 'requeued' or 'ended'.
 local function take_back(id, trial, max_attempts, result_ttl_s, stream_grace_s, error_type, message)
   local job = KEY.JOB .. id
@@ -170,15 +174,15 @@ local function take_back(id, trial, max_attempts, result_ttl_s, stream_grace_s, 
     redis.call('HINCRBY', job, 'attempts', -1)
   elseif redis.call('HINCRBY', job, 'crashes', 1) >= max_attempts and not old[4] then
     end_job(id, 'failed', '[]', {'error_type', error_type, 'error_message', message},
-      result_ttl_s, stream_grace_s)
+      result_ttl_s, stream_grace_s, true)
     return 'ended'
-  else
-    redis.call('HSET', job, 'suspect', 1)
   end
   if old[4] then
-    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
+    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s, true)
     return 'ended'
   end
+  local committed = tonumber(redis.call('HGET', job, 'pos:0') or 0)
+  redis.call('HSET', job, 'suspect', committed + TRIAL_TOKENS)
   requeue(id, old[1], old[2], old[3])
   return 'requeued'
 end

@@ -9,7 +9,8 @@
 -- Returns {id, {field, value, ...}} or {}. The same nonce again gets the same answer.
 local worker, nonce, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local TURN_OF_THE_LOWEST = 16
-local MOST_PASSED_OVER = 256
+local MOST_PASSED_OVER = 1024
+local PAGE = 64
 
 local earlier = redis.call('GET', KEY.CLAIM .. nonce)
 if earlier then
@@ -29,7 +30,7 @@ if trial then
   end
 end
 
-local function is_served(model, revision)
+local function look_for(model, revision)
   local since = int(now_ms() - WORKER_TTL_S * 1000)
   for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEY.WORKERS, since, '+inf')) do
     local announcement = redis.call('GET', KEY.WORKER .. other)
@@ -39,6 +40,15 @@ local function is_served(model, revision)
     end
   end
   return false
+end
+
+local served_by = {}  -- asked once a claim, however many jobs are passed over
+local function is_served(model, revision)
+  local name = model .. ' ' .. revision
+  if served_by[name] == nil then
+    served_by[name] = look_for(model, revision)
+  end
+  return served_by[name]
 end
 
 -- Whether this worker may run the job now: 'take', 'restart', 'pass' or, without a record, 'gone'.
@@ -59,21 +69,24 @@ end
 
 -- The first job of a line that this worker may run, taken out of it.
 local function pick(line, model, revision)
-  local passed_over = 0
+  local passed_over, size = 0, 1  -- most often the first one is taken
   while passed_over < MOST_PASSED_OVER do
-    local id = redis.call('ZRANGE', line, passed_over, passed_over)[1]
-    if not id then
-      return nil
-    end
-    local verdict = judge(id, model, revision)
-    if verdict == 'pass' then
-      passed_over = passed_over + 1
-    else
-      redis.call('ZREM', line, id)
-      if verdict ~= 'gone' then  -- a record that somebody deleted leaves its id behind
-        return id, verdict
+    local page = redis.call('ZRANGE', line, passed_over, passed_over + size - 1)
+    for _, id in ipairs(page) do
+      local verdict = judge(id, model, revision)
+      if verdict == 'pass' then
+        passed_over = passed_over + 1
+      else
+        redis.call('ZREM', line, id)
+        if verdict ~= 'gone' then  -- a record that somebody deleted leaves its id behind
+          return id, verdict
+        end
       end
     end
+    if #page < size then
+      return nil
+    end
+    size = PAGE
   end
 end
 
@@ -108,6 +121,7 @@ for i = 4, #ARGV, 2 do
     if redis.call('HEXISTS', job, 'suspect') == 1 then
       redis.call('HSET', KEY.TRIALS, worker, id)
     end
+    redis.call('ZADD', KEY.WORKERS, 'NX', int(now), worker)  -- so that its trial is swept one day
     ring(id, 0, '{"status":"processing"}')
     return {id, redis.call('HGETALL', job)}
   end

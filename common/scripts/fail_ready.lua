@@ -1,4 +1,4 @@
--- Fail the waiting jobs of a model that no live worker can load.
+-- Fail the waiting jobs of a model that no live worker can load, but for those that have begun.
 -- ARGV: model, error type, error message, most jobs a call, result ttl (s), stream grace (s)
 -- Returns the ids failed: none while any live worker is loading the model or has it.
 local model, limit = ARGV[1], tonumber(ARGV[4])
@@ -18,9 +18,14 @@ if able > 0 or unable == 0 then
 end
 for _, class in ipairs(CLASSES) do
   for _, id in ipairs(redis.call('ZRANGE', ready_key(model, class), 0, limit - 1)) do
-    end_job(id, 'failed', '[]', {'error_type', ARGV[2], 'error_message', ARGV[3]},
-      tonumber(ARGV[5]), tonumber(ARGV[6]))
-    failed[#failed + 1] = id
+    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'pos:0')
+    if old[1] ~= 'queued' then  -- a record that somebody deleted
+      redis.call('ZREM', ready_key(model, class), id)
+    elseif not old[2] then  -- one that has begun was run by somebody, who may come back
+      end_job(id, 'failed', '[]', {'error_type', ARGV[2], 'error_message', ARGV[3]},
+        tonumber(ARGV[5]), tonumber(ARGV[6]))
+      failed[#failed + 1] = id
+    end
   end
 end
 return failed

@@ -6,6 +6,7 @@ local period_ms, lease_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumbe
 local max_attempts = tonumber(ARGV[4])
 local result_ttl_s, stream_grace_s = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = now_ms()
+local MOST_ENDED = 16
 
 -- Nobody reaped for a while: Redis or everything was away, and no heartbeat could come through.
 local last = tonumber(redis.call('GET', KEY.REAPED) or 0)
@@ -27,6 +28,9 @@ for _, id in ipairs(lapsed) do
     local fate = take_back(id, trials[worker], max_attempts, result_ttl_s, stream_grace_s,
       ARGV[7], ARGV[8])
     table.insert(answer[fate], id)
+    if #answer.ended >= MOST_ENDED then  -- each is read from its stream
+      break
+    end
   else  -- a record that somebody deleted
     redis.call('ZREM', KEY.LEASES, id)
   end
@@ -44,7 +48,8 @@ for _, model in ipairs(redis.call('SMEMBERS', KEY.MODELS)) do
     end
   end
 end
-local gone = int(now - 3 * WORKER_TTL_S * 1000)
+-- Not before the leases of their jobs have passed: until then it counts who was tried.
+local gone = int(now - math.max(3 * WORKER_TTL_S * 1000, 2 * lease_ms))
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEY.WORKERS, '-inf', gone)) do
   redis.call('ZREM', KEY.WORKERS, worker)
   redis.call('HDEL', KEY.TRIALS, worker)

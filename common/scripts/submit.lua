@@ -22,8 +22,9 @@ local function accepted(answer, place, ...)
 end
 
 -- This very call is repeated, its reply was lost.
-if redis.call('EXISTS', job) == 1 then
-  return accepted('ok', place_in_line(model, class, id))
+local status = redis.call('HGET', job, 'status')
+if status then
+  return accepted('ok', status == 'queued' and place_in_line(model, class, id))
 end
 -- Before all checks: what was accepted is never refused afterwards, and costs nothing again.
 local known = idem and redis.call('GET', KEY.IDEMPOTENCY .. idem)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from common import keys
 from common.connection import AsyncRedis, SyncRedis
+from common.errors import ModelLoadError
 from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claim, Claims
 from common.reaping import Reaped
@@ -97,7 +100,9 @@ async def test_a_suspect_that_commits_a_token_makes_room_for_the_next_one(
     assert claim.record.job_id == first
     assert fleet.claim_as("heir") is None
     client.delete(keys.permits(MODEL))  # as spent by the claim in vain
-    fleet.append(claim, 0, 5)
+    fleet.append(claim, 0, *range(7))
+    assert fleet.claim_as("heir") is None  # its worker may have been that far, too
+    fleet.append(claim, 7, 7)
     assert fleet.claims.num_permits(MODEL) == 1
     assert fleet.ids_claimed_by("heir", 1) == [second]
 
@@ -170,6 +175,89 @@ async def test_the_neighbours_of_a_suspect_are_not_blamed_where_leases_pass_eith
     assert (await fleet.record(neighbour)).attempts == 0
 
 
+async def test_jobs_that_make_progress_outlive_any_number_of_deaths(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    innocents = [await fleet.submit() for _ in range(5)]
+    for number in range(12):
+        poison = await fleet.submit() if number % 4 == 0 else None
+        while (claim := fleet.claim_as(f"w{number}")) is not None:
+            if claim.record.job_id in innocents:
+                fleet.append(claim, claim.record.completion_tokens, *range(8))
+        fleet.die(f"w{number}")
+        if poison is not None:
+            assert (await fleet.record(poison)).status is JobStatus.QUEUED
+    assert [(await fleet.record(i)).status for i in innocents] == ["queued"] * 5
+
+
+async def test_a_job_that_kills_in_its_middle_fails_and_not_those_beside_it(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    neighbours = [await fleet.submit() for _ in range(2)]
+    poison = await fleet.submit()
+    died = 0
+    while (await fleet.record(poison)).status is not JobStatus.FAILED:
+        assert died < 10
+        while (claim := fleet.claim_as(f"w{died}")) is not None:
+            if claim.record.job_id != poison:
+                fleet.append(claim, claim.record.completion_tokens, *range(8))
+            elif claim.record.completion_tokens < 12:
+                fleet.append(claim, claim.record.completion_tokens, *range(3))
+        fleet.die(f"w{died}")
+        died += 1
+    assert [(await fleet.record(i)).status for i in neighbours] == ["queued"] * 2
+
+
+async def test_a_trial_is_known_until_all_leases_of_its_dead_worker_have_passed(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    suspect = await fleet.submit()
+    for number in range(2):
+        fleet.ids_claimed_by(f"dead-{number}", 1)
+        fleet.die(f"dead-{number}")
+    neighbour = await fleet.submit()
+    assert fleet.ids_claimed_by("heir", 2) == [suspect, neighbour]
+    for job_id in (suspect, neighbour):  # one reap after the other
+        fleet.let_lease_pass(job_id)
+        fleet.reap()
+    assert (await fleet.record(suspect)).status is JobStatus.FAILED
+    assert fleet.crashes(neighbour) == 0
+
+
+async def test_many_jobs_that_are_passed_over_do_not_hide_those_behind_them(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    for _ in range(300):
+        await fleet.submit()
+    fleet.ids_claimed_by("dead", 300)
+    fleet.die("dead")
+    fleet.claim_as("heir")
+    fresh = await fleet.submit()
+    assert fleet.ids_claimed_by("heir", 1) == [fresh]
+
+
+@pytest.mark.leaves_debris("it deletes a record", "counters")
+async def test_a_job_that_has_begun_is_not_failed_by_a_worker_that_cannot_load_its_model(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    begun = await fleet.submit()
+    claim = fleet.claim()
+    fleet.append(claim, 0, 5)
+    fleet.claims.release(begun, claim.nonce)
+    fresh, deleted = await fleet.submit(), await fleet.submit()
+    client.delete(keys.job(deleted))
+    models = {MODEL: ServedModel("error", "no such file")}
+    info = WorkerInfo("w", "host", 1, "0", "cpu", 8, 0, models)
+    fleet.claims.heartbeat(info.pack(), [])
+    assert fleet.claims.fail_ready(MODEL, ModelLoadError("no such file")) == [fresh]
+    assert (await fleet.record(begun)).status is JobStatus.QUEUED
+
+
 async def test_after_a_suspect_is_cleared_its_workers_death_counts_for_all_again(
     client: SyncRedis, aclient: AsyncRedis
 ) -> None:
@@ -180,10 +268,10 @@ async def test_after_a_suspect_is_cleared_its_workers_death_counts_for_all_again
     neighbour = await fleet.submit()
     claim = fleet.claim_as("heir")
     assert claim is not None
-    fleet.append(claim, 0, 5)
+    fleet.append(claim, 0, *range(8))
     fleet.claim_as("heir")
     fleet.die("heir")
-    assert (fleet.crashes(suspect), fleet.crashes(neighbour)) == (2, 1)
+    assert (fleet.crashes(suspect), fleet.crashes(neighbour)) == (1, 1)
 
 
 async def test_a_job_waits_for_a_worker_of_the_revision_that_began_it(

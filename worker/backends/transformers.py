@@ -61,17 +61,18 @@ class TransformersBackend:
             loaded = load_model(
                 self._entry.source, device=self._device, dtype=self._dtype, progress=say
             )
+            if self._device == "cpu" and loaded.num_parameters < ONE_THREAD_BELOW:
+                torch.set_num_threads(1)
+            self._engine = Engine(loaded, max_batch_size=self._max_batch_size)
         except EngineLoadError as error:
             raise ModelLoadError(f"Model loading failed: {error}") from error
         except Exception as error:
             # A checkpoint can be broken in more ways than the loader knows.
             logging.getLogger(__name__).exception("The model cannot be loaded")
             raise ModelLoadError(
-                f"Model loading failed: {type(error).__name__}; the error log has the details"
+                f"Model loading failed: {type(error).__name__}; the error log has the details",
+                may_pass=True,
             ) from error
-        if self._device == "cpu" and loaded.model.num_parameters() < ONE_THREAD_BELOW:
-            torch.set_num_threads(1)
-        self._engine = Engine(loaded, max_batch_size=self._max_batch_size)
         tokenizer_json = loaded.tokenizer.backend_tokenizer.to_str()
         return _card(self._entry.model, loaded, tokenizer_json), tokenizer_json
 

@@ -17,7 +17,8 @@ from worker.engine.detokenizer import TokenTable
 from worker.engine.errors import DeviceLostError, RequestError
 from worker.engine.live_sequence import LiveSequence
 from worker.engine.loader import LoadedModel
-from worker.engine.runner import Chunk, PaddedRunner, Runner
+from worker.engine.runner import Chunk, Runner
+from worker.engine.runner_choice import choose_runner
 from worker.engine.sampler import sample
 from worker.engine.scheduler import PREFILL_BUDGET_TOKENS, Scheduler
 from worker.engine.sequence import FinishReason, Output, Request, Timings
@@ -66,13 +67,13 @@ class Engine:
             loaded: The model, which only this engine's thread may run from now on.
             max_batch_size: Sequences that may run at once.
             clock: Seconds, never going back.
-            runner: Runs the forward passes; by default a `PaddedRunner` on the model.
+            runner: Runs the forward passes; by default what `choose_runner` finds best.
             prefill_budget_tokens: Prompt tokens a step at most, over all sequences.
         """
         self._loaded = loaded
         self._clock = clock
-        self._runner: Runner = PaddedRunner(loaded) if runner is None else runner
-        self._scheduler = Scheduler(max_batch_size, prefill_budget_tokens)
+        self._runner = runner or choose_runner(loaded, max_batch_size)
+        self._scheduler = Scheduler(max_batch_size, self._place, prefill_budget_tokens)
         self._table = TokenTable(loaded.tokenizer.backend_tokenizer)
         self._inbox: list[_Arrival | _Abort] = []
         self._inbox_changed = threading.Condition()
@@ -187,6 +188,9 @@ class Engine:
             yield sequence.end(sequence.transcript.finish_reason, self._clock())
         else:
             self._scheduler.add(sequence)
+
+    def _place(self, sequence: LiveSequence) -> int:
+        return self._runner.place(sequence.key, sequence.token_ids)
 
     def _validate(self, request: Request) -> None:
         validate(

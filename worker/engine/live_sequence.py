@@ -17,6 +17,7 @@ class LiveSequence:
         request: What was asked for.
         transcript: The completion so far.
         num_cached: How many of its tokens the runner has cached.
+        num_reused: How many of its prompt's tokens were cached before it began.
         batch_size: The largest step that it was part of, in sequences.
         started_s: Clock at the start of its prefill; None while it waits.
     """
@@ -39,6 +40,7 @@ class LiveSequence:
         self.transcript = Transcript(request, table, eos_ids)
         self.transcript.replay(request.committed_ids)
         self.num_cached = 0
+        self.num_reused = 0
         self.batch_size = 0
         self.started_s: float | None = None
         self._end_ids = request.params.end_ids(eos_ids)
@@ -54,6 +56,16 @@ class LiveSequence:
     def is_decoding(self) -> bool:
         """Whether one more token is all it needs to run."""
         return self.num_cached > 0 and self.num_pending == 1
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and completion so far."""
+        return (*self.request.prompt_ids, *self.transcript.token_ids)
+
+    def begin_cached(self, num_cached: int) -> None:
+        """Note that it begins with some of its tokens cached."""
+        self.num_cached = num_cached
+        self.num_reused = min(num_cached, len(self.request.prompt_ids))
 
     def next_ids(self, num_tokens: int) -> tuple[int, ...]:
         """Return the next ids to run, of the prompt first and then of the completion."""
@@ -131,4 +143,5 @@ class LiveSequence:
             used_s=self.used_s(now),
             first_token_s=None if self._first_token_s is None else first_s - self._arrived_s,
             batch_size=self.batch_size,
+            cached_tokens=self.num_reused,
         )

@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils.hub import cached_file
 
 from worker.engine.errors import ModelLoadError
+from worker.engine.weights import pack
 
 FP32_BELOW_PARAMETERS = 200_000_000
 """On a CPU, `auto` keeps fp32 for models smaller than this."""
@@ -50,6 +51,7 @@ class LoadedModel:
         dtype: Of the weights.
         context_length: Prompt and completion together, in tokens, at most.
         vocab_size: Rows of the embedding; token ids are below this.
+        num_parameters: Of the checkpoint, tied ones counted once.
         eos_ids: Ids that end a sequence, as `generate` would.
         revision: The hub's commit, or a hash over weights, config and tokenizer.
         architecture: The model class's name.
@@ -61,6 +63,7 @@ class LoadedModel:
     dtype: torch.dtype
     context_length: int
     vocab_size: int
+    num_parameters: int
     eos_ids: frozenset[int]
     revision: str
     architecture: str
@@ -94,7 +97,11 @@ def load_model(
     report(f"loading the weights as {str(chosen).removeprefix('torch.')} onto {target}")
     model = _load_weights(name_or_path, config, chosen, target)
     report("identifying the revision")
-    return describe(model, tokenizer, _revision(name_or_path))
+    loaded = describe(model, tokenizer, _revision(name_or_path))
+    num_packed = pack(model)
+    if num_packed:
+        report(f"laid out {num_packed} linear layers for this CPU")
+    return loaded
 
 
 def describe(
@@ -113,6 +120,7 @@ def describe(
         dtype=model.dtype,
         context_length=_context_length(model.config, tokenizer),
         vocab_size=int(embedding.weight.shape[0]),
+        num_parameters=model.num_parameters(),
         eos_ids=_eos_ids(model, tokenizer),
         revision=revision,
         architecture=type(model).__name__,

@@ -5,7 +5,7 @@ its cache or text.
 """
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from worker.engine.live_sequence import LiveSequence
 
@@ -17,17 +17,23 @@ class Scheduler:
     """The waiting queue and the running batch."""
 
     def __init__(
-        self, max_batch_size: int, prefill_budget_tokens: int = PREFILL_BUDGET_TOKENS
+        self,
+        max_batch_size: int,
+        place: Callable[[LiveSequence], int],
+        prefill_budget_tokens: int = PREFILL_BUDGET_TOKENS,
     ) -> None:
         """Start empty.
 
         Args:
             max_batch_size: Sequences that may run at once, those in prefill counted.
+            place: Makes room for a sequence that is admitted; returns how many of its tokens are
+                cached already.
             prefill_budget_tokens: Prompt tokens a step at most, over all sequences.
         """
         assert max_batch_size > 0
         assert prefill_budget_tokens > 0
         self._max_batch_size = max_batch_size
+        self._place = place
         self._prefill_budget_tokens = prefill_budget_tokens
         self._waiting: list[LiveSequence] = []
         self._running: list[LiveSequence] = []
@@ -80,6 +86,7 @@ class Scheduler:
             return None
         sequence = self._waiting.pop(0)
         sequence.started_s = now
+        sequence.begin_cached(self._place(sequence))
         self._running.append(sequence)
         return sequence
 

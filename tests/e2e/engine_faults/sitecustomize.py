@@ -12,11 +12,11 @@ if "worker.main" in sys.orig_argv:
     import torch
 
     from worker.engine.engine import Engine
-    from worker.engine.runner import PaddedRunner
+    from worker.engine.slot_runner import SlotRunner
 
     _fault = Path(os.environ["FAULT_FILE"])
     _step = Engine.step
-    _run = PaddedRunner.run
+    _run = SlotRunner.run
 
     def _faulty_step(engine):
         if _fault.exists():
@@ -27,7 +27,7 @@ if "worker.main" in sys.orig_argv:
             if how == "hang":
                 time.sleep(3600)
             if how == "lose the device":
-                PaddedRunner.run = _lost
+                SlotRunner.run = _lost
         return _step(engine)
 
     def _lost(runner, chunks):

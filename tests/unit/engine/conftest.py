@@ -1,5 +1,6 @@
 """Tiny random models, a trained tokenizer, and engines whose books are checked at teardown."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BloomConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -60,6 +65,13 @@ _SIZES: dict[str, Any] = {
     # Far from flat, so that the best two tokens are seldom close to a tie.
     "initializer_range": 0.6,
 }
+_ALTERNATING = ["sliding_attention", "full_attention"]
+
+
+def _without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in _SIZES.items() if name not in names}
+
+
 _CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": lambda **ids: LlamaConfig(**_SIZES, **ids),
     "qwen2": lambda **ids: Qwen2Config(**_SIZES, **ids),
@@ -71,10 +83,34 @@ _CONFIGS: dict[str, Callable[..., Any]] = {
     "bloom": lambda **ids: BloomConfig(
         hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5, **ids
     ),
+    "gemma3": lambda **ids: Gemma3TextConfig(
+        **_SIZES, sliding_window=8, query_pre_attn_scalar=8, layer_types=_ALTERNATING, **ids
+    ),
+    "gpt_oss": lambda **ids: GptOssConfig(
+        **_SIZES,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=8,
+        layer_types=_ALTERNATING,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        **ids,
+    ),
+    "phi3": lambda **ids: Phi3Config(**_without("head_dim"), sliding_window=8, **ids),
+    "neox": lambda **ids: GPTNeoXConfig(**_without("head_dim", "num_key_value_heads"), **ids),
     "gpt2": lambda **ids: GPT2Config(
         n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=0.4, **ids
     ),
 }
+
+
+# An engine changes the attention of its model; what it is compared with keeps transformers' own.
+_UNTOUCHED: dict[int, Any] = {}
+
+
+@pytest.fixture(scope="session")
+def usual() -> Callable[[LoadedModel], Any]:
+    """Return the same model with transformers' own attention."""
+    return lambda loaded: _UNTOUCHED[id(loaded.model)]
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +129,7 @@ def model_of(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LoadedModel]
             )
             model = AutoModelForCausalLM.from_config(config).eval()
             built[family] = describe(model, tokenizer, "test")
+            _UNTOUCHED[id(model)] = copy.deepcopy(model)
         return built[family]
 
     return build
@@ -223,12 +260,12 @@ def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Request]:
 
 
 @pytest.fixture
-def generate() -> Callable[..., list[int]]:
+def generate(usual: Callable[[LoadedModel], Any]) -> Callable[..., list[int]]:
     """Return what transformers' own greedy `generate` adds to a prompt."""
 
     def run(loaded: LoadedModel, request: Request, **options: Any) -> list[int]:
         prompt = torch.tensor([request.prompt_ids])
-        model: Any = loaded.model
+        model: Any = usual(loaded)
         output = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),

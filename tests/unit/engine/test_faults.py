@@ -8,7 +8,7 @@ import torch
 
 from worker.engine.engine import Engine
 from worker.engine.errors import DeviceLostError
-from worker.engine.runner import PaddedRunner
+from worker.engine.padded_runner import PaddedRunner
 
 
 class Meddler:
@@ -18,6 +18,9 @@ class Meddler:
         self.inner = PaddedRunner(loaded)
         self.spoil = spoil or (lambda chunks, logits: logits)
         self.refuse = refuse or (lambda chunks: False)
+
+    def place(self, key, token_ids):
+        return self.inner.place(key, token_ids)
 
     def run(self, chunks):
         if self.refuse(chunks):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from worker.engine.padded_cache import PaddedCache, merge
-from worker.engine.runner import Chunk, PaddedRunner
+from worker.engine.padded_runner import PaddedRunner
+from worker.engine.runner import Chunk
 
 A, B, C = [5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18]
 

@@ -1,0 +1,110 @@
+"""The attention that transformers' models call: over our own cache instead of theirs.
+
+A model that is set to this attention builds no mask and keeps no cache. What it computes of
+queries, keys and values comes here, with the step that the runner handed to its `forward`.
+
+Shape suffixes (this file): T = tokens of a step; H = query heads; K = key-value heads; G = query
+heads that share a key-value head; B = sequences side by side; Q = queries of each; L = cached
+tokens; D = head size.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface
+
+NAME = "baton"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a layer weighs what it sees.
+
+    Attributes:
+        scaling: Factor of the scores.
+        window: A token sees itself and the `window - 1` before it; None: all before it.
+        softcap: Scores are squashed into (-softcap, softcap); None: not.
+        sinks_H: A score a head that takes weight and gives nothing; None: none.
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
+
+
+class Step(Protocol):
+    """One forward pass: knows which token is whose, and where its cache is."""
+
+    def attend(
+        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, rules: Rules
+    ) -> Tensor:
+        """Cache the new keys and values, and return what each token sees, as (T, H, D)."""
+        ...
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    baton: Step,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend as a layer asks to; the batch has one row, with the tokens of all sequences.
+
+    Source:
+        The contract of transformers' `AttentionInterface`.
+    """
+    assert attention_mask is None, "a mask was built that nobody would look at"
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rules = Rules(scaling, sliding_window, softcap, s_aux)
+    out_THD = baton.attend(module.layer_idx, query[0], key[0], value[0], rules)
+    return out_THD[None], None
+
+
+AttentionInterface.register(NAME, attend)
+
+
+def weigh(
+    query_BKQD: Tensor,
+    key_BKLD: Tensor,
+    value_BKLD: Tensor,
+    allowed: Tensor | None,
+    rules: Rules,
+) -> Tensor:
+    """Return softmax(query @ key) @ value, as (B, K, Q, D).
+
+    Args:
+        query_BKQD: The heads that share keys lie one after another in Q.
+        key_BKLD: Cached keys.
+        value_BKLD: Cached values.
+        allowed: Boolean, broadcastable to (B, 1, Q, L); None: all are seen.
+        rules: Of the layer.
+    """
+    if rules.softcap is None and rules.sinks_H is None:
+        return functional.scaled_dot_product_attention(
+            query_BKQD, key_BKLD, value_BKLD, attn_mask=allowed, scale=rules.scaling
+        )
+    scores = (query_BKQD @ key_BKLD.mT) * rules.scaling
+    if rules.softcap is not None:
+        scores = torch.tanh(scores / rules.softcap) * rules.softcap
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if rules.sinks_H is not None:
+        num_heads, num_queries = scores.shape[1], scores.shape[2]
+        sinks_KG = rules.sinks_H.view(num_heads, -1)
+        sinks_KQ = sinks_KG.repeat_interleave(num_queries // sinks_KG.shape[1], dim=1)
+        sinks = sinks_KQ.to(scores.dtype)[None, :, :, None].expand(len(scores), -1, -1, 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.float().softmax(dim=-1).to(query_BKQD.dtype)
+    return weights[..., : key_BKLD.shape[2]] @ value_BKLD
