@@ -129,11 +129,12 @@ class HeadAsGet:
             await has_started.wait()
             return {"type": "http.disconnect"}
 
-        scope["method"] = "GET"
+        # A copy: the server looks into its own to know that no body is due.
+        inner = {**scope, "method": "GET"}
         try:
-            await self._app(scope, receive_no_body, send_head)
+            await self._app(inner, receive_no_body, send_head)
         finally:
-            scope["method"] = "HEAD"
+            scope["route"] = inner.get("route")  # which the access log asks for
 
 
 class SecurityHeaders:

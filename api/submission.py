@@ -10,7 +10,12 @@ from api.fleet_poller import FleetPoller
 from api.idempotency import IdempotencyKey
 from api.schemas import DEFAULT_TOP_K, MAX_SEED, GenerateRequest
 from api.tokenizers import Tokenizers
-from common.errors import InvalidRequestError, QueueFullError, RequestError
+from common.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    RedisUnavailableError,
+    RequestError,
+)
 from common.job_store import Submissions, Submitted
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
@@ -20,6 +25,14 @@ from common.settings import Settings
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
 MEMORY_RETRY_S = 5.0
+
+_PERHAPS_ACCEPTED = (
+    "The queue does not answer. The task may have been accepted all the same, so that a repeat "
+    "would run it twice; requests with an Idempotency-Key can be repeated safely."
+)
+_PERHAPS_ACCEPTED_WITH_KEY = (
+    "The queue does not answer. Repeat the request with the same Idempotency-Key: it runs once."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,14 @@ class Submitter:
             if earlier is None:
                 raise
             return _replayed(earlier)
-        answer = await self._jobs.submit(spec, idempotency)
+        try:
+            answer = await self._jobs.submit(spec, idempotency)
+        except RedisUnavailableError as error:
+            # Redis may have run the script, and only the reply is missing.
+            raise RedisUnavailableError(
+                _PERHAPS_ACCEPTED if idempotency is None else _PERHAPS_ACCEPTED_WITH_KEY,
+                retry_after_s=error.retry_after_s,
+            ) from error
         if answer.replayed is not None:
             return _replayed(answer)
         return Accepted(spec.job_id, spec.stream_token, JobStatus.QUEUED, answer)

@@ -13,6 +13,8 @@ from common.model_card import ModelCard
 from common.prompt import PromptEncoder
 from common.schemas import Prompt
 
+LONG_AT_ONCE = 1
+"""Long prompts that are encoded at the same time: one client's must not take every core."""
 INLINE_CHARS = 4096
 """Prompts up to this length are encoded on the event loop: that takes less than a switch."""
 
@@ -24,6 +26,7 @@ class Tokenizers:
         self._reader = reader
         self._encoders: dict[str, PromptEncoder] = {}
         self._building = asyncio.Lock()
+        self._long = asyncio.Semaphore(LONG_AT_ONCE)
 
     async def encode(self, card: ModelCard, prompt: Prompt) -> tuple[int, ...]:
         """The token ids of a prompt.
@@ -35,7 +38,8 @@ class Tokenizers:
         encoder = await self._encoder(card)
         if _num_chars(prompt) <= INLINE_CHARS:
             return encoder.encode(prompt)
-        return await asyncio.to_thread(encoder.encode, prompt)
+        async with self._long:
+            return await asyncio.to_thread(encoder.encode, prompt)
 
     async def _encoder(self, card: ModelCard) -> PromptEncoder:
         encoder = self._encoders.get(card.model)

@@ -114,7 +114,7 @@ def translated_errors() -> Iterator[None]:
 
 def _unavailable() -> RedisUnavailableError:
     return RedisUnavailableError(
-        "The queue cannot be reached right now; nothing was lost, try again.",
+        "The queue cannot be reached right now; try again.",
         retry_after_s=RETRY_AFTER_S,
     )
 

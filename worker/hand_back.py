@@ -59,4 +59,4 @@ class HandBack:
             log.exception("The jobs of %s wait until their leases have passed", name)
             return
         if reaped.requeued:
-            log.warning("Handed back %d jobs of %s", len(reaped.requeued), name)
+            log.warning("Jobs of %s that go on elsewhere: %d", name, len(reaped.requeued))

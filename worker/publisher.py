@@ -169,6 +169,8 @@ class Publisher:
         self._on_end(job.claim.record, outcome)
 
     def _lose(self, job: HeldJob) -> None:
+        if self._held.get(job.run_id) is not job:
+            return  # handed back, or known to be lost
         log.warning("The job is no longer this worker's", extra={"task_id": job.job_id})
         self._held.drop(job, "lost")
         self._abort(job.run_id)

@@ -91,6 +91,8 @@ class JobRunner:
             patience_s: Jobs that will end within these seconds are let be until then.
         """
         self._draining.set()
+        if len(self._held):
+            log.info("Leaving; jobs that go on elsewhere or end soon: %d", len(self._held))
         now = time.monotonic()
         staying = []
         for job in self._held.all():
