@@ -124,7 +124,7 @@ def test_a_stream_resumes_when_the_gateway_was_killed(start_service: StartServic
     while after is None:
         try:
             after = list(service.events(task_id, after=last))
-        except httpx.ConnectError:
+        except httpx.TransportError:
             continue  # it is being restarted
     assert text_of(before) + text_of(after) == expected["result"]
 
