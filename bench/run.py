@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import gateway_start, request
+from bench import failover, gateway_start, request
 from bench.measure import Comparison
 from tests.e2e.service import Service
 from tests.redis_server import RedisServer
@@ -22,6 +22,7 @@ def main() -> None:
     """Measure, print and write."""
     with tempfile.TemporaryDirectory() as folder:
         table = _table([_gateway_start(Path(folder)), _request(Path(folder))])
+    table += f"\n{failover.run()}"
     RESULTS.write_text(table)
     print(table)
 
