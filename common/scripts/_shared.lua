@@ -102,33 +102,29 @@ local function end_trial(id, model, worker)
 end
 
 -- The one way out for every job. `tails` is a JSON list; `extra` holds field, value, ...
--- `keeps_trial`: its worker is dead, and its other jobs may still have to be told who is to blame.
-local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s, keeps_trial)
+local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'nonce', 'pos:0', 'worker', 'idem')
-  redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()), 'ended_by', old[4] or '')
+  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'pos:0', 'idem')
+  redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()))
   if #extra > 0 then
     redis.call('HSET', job, unpack(extra))
   end
-  if old[5] and redis.call('HEXISTS', job, 'result') == 0 then
+  if old[4] and redis.call('HEXISTS', job, 'result') == 0 then
     redis.call('HSET', job, 'result', result_from_stream(id, REASONS[status]))
   end
   redis.call('HDEL', job, 'nonce', 'cancel', 'suspect')
   redis.call('ZREM', ready_key(old[2], old[3]), id)
   redis.call('ZREM', KEY.LEASES, id)
-  if old[6] and not keeps_trial then
-    end_trial(id, old[2], old[6])
-  end
 
   redis.call('HINCRBY', KEY.COUNTERS, 'jobs:' .. status, 1)
-  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', old[5] or 0)
-  if old[5] then
+  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', old[4] or 0)
+  if old[4] then
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
   -- Who has cancelled a job may send the same request again.
-  if old[7] and status == 'cancelled' then
-    local name = KEY.IDEMPOTENCY .. old[7]
+  if old[5] and status == 'cancelled' then
+    local name = KEY.IDEMPOTENCY .. old[5]
     if string.find(redis.call('GET', name) or '', id, 1, true) == 1 then
       redis.call('DEL', name)
     end
@@ -174,11 +170,11 @@ local function take_back(id, trial, max_attempts, result_ttl_s, stream_grace_s, 
     redis.call('HINCRBY', job, 'attempts', -1)
   elseif redis.call('HINCRBY', job, 'crashes', 1) >= max_attempts and not old[4] then
     end_job(id, 'failed', '[]', {'error_type', error_type, 'error_message', message},
-      result_ttl_s, stream_grace_s, true)
+      result_ttl_s, stream_grace_s)
     return 'ended'
   end
   if old[4] then
-    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s, true)
+    end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
     return 'ended'
   end
   local committed = tonumber(redis.call('HGET', job, 'pos:0') or 0)

@@ -6,7 +6,7 @@ local id, nonce, status, tails = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local num_choices = tonumber(ARGV[8])
 local job = KEY.JOB .. id
 
-local old = redis.call('HMGET', job, 'status', 'nonce', 'ended_by')
+local old = redis.call('HMGET', job, 'status', 'nonce', 'ended_by', 'model', 'worker')
 if old[3] == nonce then
   return {'ok'}
 end
@@ -19,9 +19,11 @@ for choice = 0, num_choices - 1 do
     return {'have', choice, committed}
   end
 end
-local extra = {'used_ms', ARGV[7]}
+-- Whose end it was, so that a repeat is told from somebody who came too late.
+local extra = {'used_ms', ARGV[7], 'ended_by', nonce}
 for i = 9 + num_choices, #ARGV do
   extra[#extra + 1] = ARGV[i]
 end
+end_trial(id, old[4], old[5])
 end_job(id, status, tails, extra, tonumber(ARGV[5]), tonumber(ARGV[6]))
 return {'ok'}

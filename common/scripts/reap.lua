@@ -48,10 +48,14 @@ for _, model in ipairs(redis.call('SMEMBERS', KEY.MODELS)) do
     end
   end
 end
--- Not before the leases of their jobs have passed: until then it counts who was tried.
-local gone = int(now - math.max(3 * WORKER_TTL_S * 1000, 2 * lease_ms))
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEY.WORKERS, '-inf', gone)) do
-  redis.call('ZREM', KEY.WORKERS, worker)
-  redis.call('HDEL', KEY.TRIALS, worker)
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEY.WORKERS, '-inf',
+    int(now - 3 * WORKER_TTL_S * 1000))) do
+  local trial = redis.call('HGET', KEY.TRIALS, worker)
+  local tried = trial and redis.call('HMGET', KEY.JOB .. trial, 'status', 'worker', 'suspect')
+  -- While it is under way, it counts who was tried when the leases of the worker's jobs pass.
+  if not (tried and tried[1] == 'processing' and tried[2] == worker and tried[3]) then
+    redis.call('ZREM', KEY.WORKERS, worker)
+    redis.call('HDEL', KEY.TRIALS, worker)
+  end
 end
 return {answer.requeued, answer.ended}

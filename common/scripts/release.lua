@@ -9,10 +9,10 @@ if old[1] ~= 'processing' or old[2] ~= nonce then
   return 'fenced'
 end
 redis.call('HINCRBY', job, 'attempts', -1)
+end_trial(id, old[3], old[7])
 if old[6] then
   end_job(id, 'cancelled', '[]', {}, tonumber(ARGV[3]), tonumber(ARGV[4]))
   return 'ended'
 end
-end_trial(id, old[3], old[7])
 requeue(id, old[3], old[4], old[5])
 return 'requeued'
