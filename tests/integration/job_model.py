@@ -33,7 +33,7 @@ NOT_FOUND = "TaskNotFoundError"
 EXPIRED = "TaskExpiredError"
 LOST = {
     "error_type": "WorkerLostError",
-    "error_message": "The job's workers died 3 times while they ran it.",
+    "error_message": "The job's workers died 2 times while they ran it.",
 }
 REASONS = {
     JobStatus.FAILED: "error",

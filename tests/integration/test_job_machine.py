@@ -42,7 +42,7 @@ from tests.integration.job_state import AGO, LONG_AGO, Call, Message, ModelJob
 from tests.integration.stores import MODEL
 from tests.integration.stores import settings as store_settings
 
-LIMITS = store_settings(lease_s=1000, queue_capacity=6, max_attempts=3)
+LIMITS = store_settings(lease_s=1000, queue_capacity=6, max_attempts=2)
 WORKERS = ("worker-0", "worker-1", "worker-2")
 API_KEYS = ("key-a", "key-b")
 SAME = Idempotency("same-key", "same-request")
@@ -297,14 +297,16 @@ class JobMachine(RuleBasedStateMachine):
         self.both(lambda side: side.hand_back(worker))
 
     @if_any_can_run
-    @rule(pick=picks, is_host_lost=st.booleans(), is_noticed=st.booleans())
-    def lease_passes(self, pick: int, is_host_lost: bool, is_noticed: bool) -> None:
-        """Of one job, or of all jobs of its worker."""
+    @rule(pick=picks, is_host_lost=st.booleans(), reaped=st.sampled_from(["later", "once", "each"]))
+    def lease_passes(self, pick: int, is_host_lost: bool, reaped: str) -> None:
+        """Of one job, or of all jobs of its worker, the first claim first."""
         one = self.a_claim(pick)
-        for call in self.running() if is_host_lost else [one]:
+        for call in self.running()[::-1] if is_host_lost else [one]:
             if call.worker == one.worker:
                 self.both(lambda side, job_id=call.job_id: side.let_lease_pass(job_id))  # type: ignore[misc]
-        if is_noticed:
+                if reaped == "each":
+                    self.reap(False)
+        if reaped == "once":
             self.reap(False)
 
     @precondition(lambda self: self.model.has_work_for_reaper())
