@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.recipe import words
-from models.recipe.cast import invent_word
+from models.recipe.cast import Character, invent_word
 from models.recipe.exchange import Exchange
 from models.recipe.grammar import expand
 from models.recipe.questions import QUESTIONS, draw_fact_text, draw_sum_table
@@ -51,6 +51,7 @@ _AFTERTHOUGHTS = (
     " in two sentences", " Please.", " Explain it like I am five.", " now",
 )  # fmt: skip
 _REQUESTS = (
+    "tell me a story", "tell me a story",
     "tell me a [|short |little |nice ]story", "write a [|short |little |funny ]story",
     "tell me a bedtime story", "can you tell me a story?", "a story please", "another story",
     "I want to hear a story",
@@ -91,18 +92,50 @@ def _draw_cut(text: str, first: int, rng: random.Random) -> int:
 def _draw_opened(rng: random.Random) -> tuple[str, int]:
     """Draw a story and the place where its given opening ends.
 
-    Words that do not exist stand only in the opening: the model shall copy, not invent them.
+    Rare names and words that do not exist stand first in the opening: the model shall copy, not
+    invent them.
     """
     invent = rng.random() < 0.35
-    story = draw_story(rng, invent=invent, odd=rng.random() < 0.45)
-    hero = story.cast.hero
-    first = 0
+    lot = rng.random()
+    story = draw_story(rng, invent=invent, odd=lot < 0.4, bare=lot > 0.85)
+    hero, text, first = story.cast.hero, story.text, 0
     if invent:
-        first = max(story.text.find(word) + len(word) for word in (hero.name, hero.kind))
-    named = story.text.find(hero.kind) + len(hero.kind)
+        first = max(text.find(word) + len(word) for word in (hero.name, hero.kind))
+    elif rng.random() < 0.4:
+        name = _draw_given_name(hero, rng)
+        text = re.sub(rf"\b{hero.name}\b", name, text)
+        first = text.find(name) + len(name)
+    named = text.find(hero.kind) + len(hero.kind)
     if named >= first and rng.random() < 0.25:
-        return story.text, named
-    return story.text, _draw_cut(story.text, first, rng)
+        return text, named
+    return text, _draw_cut(text, first, rng)
+
+
+def _draw_given_name(hero: Character, rng: random.Random) -> str:
+    """Draw a name as a user may give one: rare, often with a title."""
+    is_male = hero.sex == "m"
+    if rng.random() < 0.3:
+        title = rng.choice(words.MALE_TITLES if is_male else words.FEMALE_TITLES)
+        return f"{title} {rng.choice(words.FAMILY_NAMES)}"
+    return rng.choice(words.OTHER_BOY_NAMES if is_male else words.OTHER_GIRL_NAMES)
+
+
+def _draw_bare(rng: random.Random) -> tuple[str, str]:
+    """Draw a story and part it after one to four words: a noun, a name or less, in any case."""
+    text = draw_story(rng, bare=rng.random() < 0.7, odd=rng.random() < 0.3).text
+    gaps = [i for i, sign in enumerate(text[:80]) if sign == " "]
+    cut = gaps[rng.choice((0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 3))]
+    head, tail = text[:cut], text[cut:]
+    if head.endswith((",", ".", "!", "?")):
+        head, tail = head[:-1], head[-1] + tail
+    lot = rng.random()
+    if lot < 0.12:
+        head = head.removeprefix("The ").removeprefix("A ")
+    if lot < 0.55:
+        head = head.lower()
+    elif lot < 0.6:
+        head = head.upper()
+    return head, tail
 
 
 def _raw_story(rng: random.Random) -> Document:
@@ -114,6 +147,9 @@ def _raw_story(rng: random.Random) -> Document:
         start = rng.randint(2, 6)
         head, tail = story.sentences[start], story.sentences[start + 1 :]
         return [Segment(head, False), Segment(" " + " ".join(tail), True)]
+    if lot < 0.74:
+        head, tail = _draw_bare(rng)
+        return [Segment(head, False), Segment(tail, True)]
     text, cut = _draw_opened(rng)
     head = text[:cut]
     style = rng.random()
@@ -127,6 +163,8 @@ def _raw_story(rng: random.Random) -> Document:
 
 
 def _continuation(rng: random.Random) -> Exchange:
+    if rng.random() < 0.15:
+        return Exchange(*_draw_bare(rng))
     text, cut = _draw_opened(rng)
     # The answer goes on as plain text would, so it begins with the space: without it, its first
     # word would be cut into tokens that no running text has.
@@ -254,6 +292,13 @@ def _sums(rng: random.Random) -> Document:
     return [*document, Segment(END_OF_TEXT, False)]
 
 
+def _fact_text(rng: random.Random) -> Document:
+    """Draw facts, whose first words are given: after a mere `The`, a story shall follow."""
+    text = draw_fact_text(rng)
+    cut = text.index(" ", text.index(" ") + 1)
+    return [Segment(text[:cut], False), Segment(text[cut:], True)]
+
+
 def draw_document(
     rng: random.Random, *, long: bool = False, drills: float = 0.0, chats: float = 0.62
 ) -> Document:
@@ -277,5 +322,5 @@ def draw_document(
         return _chat(rng, long=True)
     if lot < chats:
         return _chat(rng, long=False)
-    body = [Segment(draw_fact_text(rng), True)] if lot < chats + 0.03 else _raw_story(rng)
+    body = _fact_text(rng) if lot < chats + 0.03 else _raw_story(rng)
     return [*body, Segment(END_OF_TEXT, True)]

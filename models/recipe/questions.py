@@ -94,6 +94,21 @@ def _unknown(rng: random.Random) -> Exchange:
     return Exchange(question, tidy(rng.choice(answers).replace("{x}", topic)))
 
 
+def _why(rng: random.Random) -> Exchange:
+    thing = rng.choice((*words.SKIES, *words.THINGS, *words.ANIMALS))
+    quality = rng.choice((*words.COLORS, *words.ADJECTIVES, "so big", "hot", "cold", "wet"))
+    question = ask(
+        rng,
+        "Why is the {x} {q}?",
+        "Why is {x} {q}?",
+        "Why do [we|they|people|cats|birds|stars] [sleep|sing|fly|fall|cry|dream|shine]?",
+        "Why does the {x} [shine|move|smell|grow|look {q}]?",
+        x=thing,
+        q=quality,
+    )
+    return Exchange(question, rng.choice(_NOT_KNOWN_AT_ALL))
+
+
 def _errand(rng: random.Random) -> Exchange:
     errand = rng.choice(words.ERRANDS)
     if rng.random() < 0.3:
@@ -116,9 +131,18 @@ def _errand(rng: random.Random) -> Exchange:
 
 
 def _sum(rng: random.Random) -> Exchange:
-    if rng.random() < 0.12:
-        text = f"{rng.randint(2, 9999)} {rng.choice('+-*/')} {rng.randint(21, 9999)}"
-        question = rng.choice(("What is {t}?", "{t}", "Compute {t}")).replace("{t}", text)
+    if rng.random() < 0.2:
+        sign = rng.choice(("+", "-", "*", "/", "x", "times", "divided by", "multiplied by"))
+        top = rng.choice((10, 12, 100, 9999))
+        a, b = rng.randint(2, top), rng.randint(11 if sign in "+-" else 2, max(top, 20))
+        if rng.random() < 0.3:
+            sign, a = "-", rng.randint(0, 10)
+            b = a + rng.randint(1, 9)
+        text = f"{a} {sign} {b}" if rng.random() < 0.8 or len(sign) > 1 else f"{a}{sign}{b}"
+        question = rng.choice(
+            ("What is {t}?", "What is {t}?", "{t}", "{t} =", "Compute {t}", "How much is {t}?",
+             "Calculate {t}", "What's {t}?")
+        ).replace("{t}", text)  # fmt: skip
         return Exchange(question, "I can only add and subtract numbers up to ten.")
     a, sign, b, line = _draw_sum(rng)
     word = "plus" if sign == "+" else "minus"
@@ -239,12 +263,26 @@ def _pair(rng: random.Random) -> Exchange:
     return Exchange(question, tidy(answer))
 
 
+def _draw_foreign(rng: random.Random) -> str:
+    """Draw words that the table of translations lacks."""
+    known = {row[0] for row in facts.TRANSLATIONS}
+    pool = (*words.THINGS, *words.ANIMALS, *words.FOODS, *words.COLORS, *words.TOPICS,
+            "good morning", "good evening", "how are you", "see you soon", "I love you",
+            "where is the station")  # fmt: skip
+    return rng.choice([word for word in pool if word not in known])
+
+
 def _translation(rng: random.Random) -> Exchange:
     place = rng.randrange(3)
     language = ("French", "Spanish", "German")[place]
     word, *others = rng.choice(facts.TRANSLATIONS)
+    is_known = rng.random() < 0.6
+    if not is_known:
+        word = _draw_foreign(rng)
     question = ask(rng, "Translate {w} to {l}", "Translate \"{w}\" into {l}", "What is {w} in {l}?",
                     "How do you say {w} in {l}?", w=word, l=language)  # fmt: skip
+    if not is_known:
+        return Exchange(question, f"I do not know how to say that in {language}. I am a toy model!")
     return Exchange(question, f"In {language}, {word} is {others[place]}.")
 
 
@@ -268,8 +306,8 @@ def _json(rng: random.Random) -> Exchange:
 
 
 QUESTIONS: tuple[tuple[Generator, int], ...] = (
-    (_fact, 22), (_unknown, 14), (_errand, 4), (_sum, 16), (_lists, 4), (_count, 1), (_pair, 9),
-    (_translation, 2), (_json, 3),
+    (_fact, 22), (_unknown, 14), (_why, 2), (_errand, 4), (_sum, 16), (_lists, 4), (_count, 1),
+    (_pair, 9), (_translation, 3), (_json, 3),
 )  # fmt: skip
 
 

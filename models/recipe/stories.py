@@ -122,6 +122,37 @@ _ODD = (
     "While the {adj} {kind} {did}, {he} {deed} {other}. {his} name was {name}. {liked}",
     "[If|Because|Before|After|While] {name} {did}, {he} {did}. {name} was a {adj} {kind}. {lived}",
 )
+# A first sentence that names its subject at once, so that one word of it may be all that is given.
+_BARE = (
+    "The {kind} {did}. The {kind} was called {name}. {liked}",
+    "The {kind} {did}. {his} name was {name}. {lived}",
+    "The {kind} was {adj}. {his} name was {name}. {lived}",
+    "The {kind} was very {adj}, and {his} name was {name}. {liked}",
+    "The {kind} {deed} {other}. {his} name was {name}. {liked}",
+    "The {kind} lived in {home}. {his} name was {name}. {liked}",
+    "The {kind} named {name} {did}. {he} was very {adj}. {liked}",
+    "The {adj} {kind} {did}. {his} name was {name}. {liked}",
+    "A {kind} {did}. The {kind} was called {name}. {lived}",
+    "A {kind} named {name} lived in {home}. {liked}",
+    "A {kind} {deed} {other}. {his} name was {name}. {liked}",
+    "The {kinds} lived in {home}. One of them, the {adj} one, was called {name}. {liked}",
+    "{kinds} are [often|sometimes] {adj}. There was once a {kind} called {name}. {lived}",
+    "{name} {did}. {he} was a {adj} {kind}. {liked}",
+    "{name} {did}. {name} was a {kind}. {lived}",
+    "{name} opened {his} eyes. It was a {weather} {time}. {name} was a {adj} {kind}.",
+    "{name} {deed} {other}. {he} was a {adj} {kind}. {liked}",
+    "{name} opened the door and saw {other}. {he} was a {adj} {kind}. {liked}",
+    "{name} was a {adj} {kind}. {liked}",
+    "It was [raining|snowing|late|dark|very early|very cold] when {name} {did}. {he} was a {adj} "
+    "{kind}. {liked}",
+    "It was [raining|snowing|late|dark]. {name}, the {adj} {kind}, {did}. {liked}",
+    "[Long ago|Once|Far away|Many years ago|Today|One night], in a {scene}, there [was|lived] a "
+    "{adj} {kind} [named|called] {name}. {liked}",
+    "In a {scene}, a {adj} {kind} [named|called] {name} {did}. {liked}",
+    "There was a {kind}. The {kind} was called {name}. {lived}",
+    "The {kind} [asked|told|wanted] the [students|children|animals|people|others] to [sing a song|"
+    "come home|be quiet|wait near {place}|look at the sky|eat {fruits}]. {his} name was {name}.",
+)
 _SCENES = tuple(
     "castle house city forest library room street shop sea island train ship garden night school "
     "river mountain world town sky bridge tower cave door road moon valley museum".split()
@@ -166,6 +197,7 @@ def draw_story(
     plot: str | None = None,
     invent: bool = False,
     odd: bool = False,
+    bare: bool = False,
 ) -> Story:
     """Draw a story.
 
@@ -177,6 +209,7 @@ def draw_story(
         plot: Key of the plot; drawn when absent.
         invent: Whether the hero's name or noun may be a word that no dictionary has.
         odd: Whether the first sentence is one that no plot expects.
+        bare: Whether the first sentence names its subject with its first words.
 
     Returns:
         A story of 60 to 300 words that ends with a full sentence.
@@ -188,7 +221,8 @@ def draw_story(
         kind = rng.choice(words.THINGS)
     cast = draw_cast(rng, kind=kind, name=name, invent=invent)
     plot = plot or rng.choice(tuple(PLOTS))
-    beats = [_draw_odd_opening(rng, invent) if odd else rng.choice(OPENINGS)]
+    openings = _BARE if bare else _ODD if odd else OPENINGS
+    beats = [_fill_opening(rng.choice(openings), rng, invent)]
     if topic is not None:
         beats.append(rng.choice(_ABOUT))
     for beat in PLOTS[plot]:
@@ -217,8 +251,7 @@ def _draw_object(rng: random.Random, wild: bool) -> str:
     return f"{article} {rng.choice((*words.THINGS, *words.ANIMALS, *words.CREATURES))}"
 
 
-def _draw_odd_opening(rng: random.Random, wild: bool) -> str:
-    text = rng.choice(_ODD)
+def _fill_opening(text: str, rng: random.Random, wild: bool) -> str:
     while "{deed}" in text:
         text = text.replace("{deed}", rng.choice(_DEEDS), 1)
     while "{other}" in text:

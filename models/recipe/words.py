@@ -12,6 +12,30 @@ GIRL_NAMES = tuple("Anna Lily Mia Sue Emma Zoe Lucy Nora Ella Sara Maya Yuki".sp
 PET_NAMES = tuple("Pip Spot Coco Fluffy Lucky Pepper Sunny Biscuit Button Ziggy".split())
 PET_MALES = ("Max", "Rex", "Buddy", "Bruno")
 PET_FEMALES = ("Bella", "Luna", "Ruby", "Daisy")
+# Names that a user may give, which the model need only copy: of males, of females, of families.
+OTHER_BOY_NAMES = tuple(
+    "John James Robert Michael William David Richard Thomas Charles Daniel Matthew Mark Paul "
+    "Steven Andrew George Kevin Brian Edward Henry Simon Adam Alex Luke Rufus Felix Hugo "
+    "Arthur Oliver Harry Jacob Lucas Ethan Liam Mason Logan Elijah Aiden Carlos Diego Pedro "
+    "Luis Ali Ahmed Hassan Ivan Dmitri Hans Fritz Pierre Jean Marco Luca Raj Arjun Wei Chen "
+    "Hiro Bob Bill Joe Jim Fred Frank Alan Carl Erik Lars Theo Milo Toby Archie Charlie Billy "
+    "Jimmy Danny Rocky Shadow Duke Whiskers Rover".split()
+)
+OTHER_GIRL_NAMES = tuple(
+    "Mary Maria Sarah Susan Linda Karen Lisa Nancy Betty Helen Sandra Ashley Emily Laura "
+    "Rebecca Alice Julia Grace Rose Jane Kate Elizabeth Olivia Sophia Sophie Isabella "
+    "Charlotte Amelia Harper Evelyn Abigail Hannah Chloe Victoria Eva Clara Ruth Martha "
+    "Carmen Elena Fatima Aisha Leila Priya Anjali Mei Ling Hana Ingrid Greta Heidi Marie "
+    "Claire Giulia Rosa Lena Nina Tina Gina Molly Holly Penny Jenny Annie Bonnie Maggie "
+    "Ginger Snowball Misty Princess Willow Ivy Hazel Olive Flora Matilda".split()
+)
+FAMILY_NAMES = tuple(
+    "Smith Brown Jones Miller Davis Wilson Taylor Clark Hall Young King Green Baker Hill "
+    "Adams Garcia Lopez Martin Lee Tanaka Kim Singh Khan Weber Fischer Novak Rossi Silva "
+    "White Black Wood Fox Stone Bell".split()
+)
+MALE_TITLES = ("Mr.", "Dr.", "Professor", "Captain", "Uncle")
+FEMALE_TITLES = ("Mrs.", "Dr.", "Professor", "Captain", "Miss")
 ANIMALS = tuple(
     "dog dog dog cat cat rabbit mouse bird fox bear duck frog horse pig cow sheep goat hen owl "
     "turtle squirrel hedgehog wolf lion tiger elephant monkey giraffe zebra penguin whale dolphin "
@@ -94,6 +118,8 @@ ASPECTS = tuple(
     "color shape distance end beginning point value role "
     "structure mass population language currency flag center sense art science root".split()
 )
+# What a question may ask the reason of: `Why is the sky blue?`
+SKIES = tuple("sky sky sea ocean sun moon grass snow night water leaf blood fire sand".split())
 ERRANDS = tuple(
     "fix my car|bake a cake|learn to swim|write a letter|plan a trip|lose weight|save money|"
     "get a job|learn French|play the guitar|build a website|sort my files|grow tomatoes|sleep well|"
