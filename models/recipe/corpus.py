@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.recipe import words
-from models.recipe.cast import Character, invent_word
+from models.recipe.cast import invent_word
 from models.recipe.exchange import Exchange
 from models.recipe.grammar import expand
 from models.recipe.questions import QUESTIONS, draw_fact_text, draw_sum_table
 from models.recipe.requests import REQUESTS
 from models.recipe.smalltalk import SMALLTALK, draw_introduction
-from models.recipe.stories import draw_story
+from models.recipe.stories import Story, draw_story
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -61,7 +61,7 @@ _SUBJECTS = (
     "a {kind} called {name}", "{name}", "{name} and {fname}", "a {kind} and a {fkind}",
     "{name} the {kind}", "{kinds}",
 )  # fmt: skip
-
+_NAMED_SUBJECTS = tuple(subject for subject in _SUBJECTS if "{name}" in subject)
 
 # Words after which an opening may stop in the middle of a sentence.
 _LINKS = re.compile(
@@ -102,8 +102,7 @@ def _draw_opened(rng: random.Random) -> tuple[str, int]:
     if invent:
         first = max(text.find(word) + len(word) for word in (hero.name, hero.kind))
     elif rng.random() < 0.4:
-        name = _draw_given_name(hero, rng)
-        text = re.sub(rf"\b{hero.name}\b", name, text)
+        text, name = _rename(story, rng)
         first = text.find(name) + len(name)
     named = text.find(hero.kind) + len(hero.kind)
     if named >= first and rng.random() < 0.25:
@@ -111,13 +110,15 @@ def _draw_opened(rng: random.Random) -> tuple[str, int]:
     return text, _draw_cut(text, first, rng)
 
 
-def _draw_given_name(hero: Character, rng: random.Random) -> str:
-    """Draw a name as a user may give one: rare, often with a title."""
+def _rename(story: Story, rng: random.Random) -> tuple[str, str]:
+    """Give the hero a name as a user may give one, rare and often with a title: text and name."""
+    hero = story.cast.hero
     is_male = hero.sex == "m"
+    name = rng.choice(words.OTHER_BOY_NAMES if is_male else words.OTHER_GIRL_NAMES)
     if rng.random() < 0.3:
         title = rng.choice(words.MALE_TITLES if is_male else words.FEMALE_TITLES)
-        return f"{title} {rng.choice(words.FAMILY_NAMES)}"
-    return rng.choice(words.OTHER_BOY_NAMES if is_male else words.OTHER_GIRL_NAMES)
+        name = f"{title} {rng.choice(words.FAMILY_NAMES)}"
+    return re.sub(rf"\b{hero.name}\b", name, story.text), name
 
 
 def _draw_bare(rng: random.Random) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def _draw_bare(rng: random.Random) -> tuple[str, str]:
     if head.endswith((",", ".", "!", "?")):
         head, tail = head[:-1], head[-1] + tail
     lot = rng.random()
-    if lot < 0.12:
+    if lot < 0.2:
         head = head.removeprefix("The ").removeprefix("A ")
     if lot < 0.55:
         head = head.lower()
@@ -188,19 +189,24 @@ def _request(rng: random.Random) -> Exchange:
     request = rng.choice(_REQUESTS).rstrip("?")
     lot = rng.random()
     if lot < 0.3:
-        story, about = draw_story(rng), ""
+        text, about = draw_story(rng).text, ""
     elif lot < 0.5:
         topic = rng.choice(words.TOPICS)
-        story, about = draw_story(rng, topic=topic), f" about {topic}"
+        text, about = draw_story(rng, topic=topic).text, f" about {topic}"
     else:
-        story = draw_story(rng, invent=rng.random() < 0.35)
-        about = f" about {expand(rng.choice(_SUBJECTS), story.cast.slots, rng)}"
+        invent = rng.random() < 0.3
+        story = draw_story(rng, invent=invent)
+        slots, subjects, text = story.cast.slots, _SUBJECTS, story.text
+        if not invent and rng.random() < 0.4:
+            text, name = _rename(story, rng)
+            slots, subjects = slots | {"name": name}, _NAMED_SUBJECTS
+        about = f" about {expand(rng.choice(subjects), slots, rng)}"
         if about.startswith(" about The "):
             about = about.replace("The ", "the ")
     question = expand(request, {}, rng) + about.replace(" about A", " about a")
     if rng.random() < 0.3:
         question = question[0].lower() + question[1:]
-    return Exchange(question + rng.choice(("", "", ".", "!", "?")), story.text)
+    return Exchange(question + rng.choice(("", "", ".", "!", "?")), text)
 
 
 def _summary(rng: random.Random) -> Exchange:
@@ -273,15 +279,19 @@ def _chat(rng: random.Random, long: bool) -> Document:
 
 
 def _drill(rng: random.Random) -> Document:
-    """Draw words in no order, said again and again: practice in copying, which stories need."""
+    """Draw words in no order, said again and again: practice in copying, which stories need.
+
+    A bar comes before each repeat: bare words alone shall begin a story, not an echo.
+    """
     pool = (words.THINGS, words.ANIMALS, words.BOY_NAMES, words.GIRL_NAMES, words.PET_NAMES)
-    row = [
+    drawn = [
         invent_word(rng) if rng.random() < 0.3 else rng.choice(rng.choice(pool))
         for _ in range(rng.randint(3, 14))
     ]
-    text = " ".join(row)
+    text = " ".join(drawn)
     times = rng.randint(2, 6)
-    return [Segment(text, False), Segment(f" {text}" * times, True), Segment(END_OF_TEXT, False)]
+    row = f" {text} |" * times
+    return [Segment(f"{text} |", False), Segment(row, True), Segment(END_OF_TEXT, False)]
 
 
 def _sums(rng: random.Random) -> Document:
@@ -293,9 +303,9 @@ def _sums(rng: random.Random) -> Document:
 
 
 def _fact_text(rng: random.Random) -> Document:
-    """Draw facts, whose first words are given: after a mere `The`, a story shall follow."""
+    """Draw facts, the begin of which is given: after a mere `The`, a story shall follow."""
     text = draw_fact_text(rng)
-    cut = text.index(" ", text.index(" ") + 1)
+    cut = text.index(" ", len(text) // 3)
     return [Segment(text[:cut], False), Segment(text[cut:], True)]
 
 
@@ -322,5 +332,5 @@ def draw_document(
         return _chat(rng, long=True)
     if lot < chats:
         return _chat(rng, long=False)
-    body = _fact_text(rng) if lot < chats + 0.03 else _raw_story(rng)
+    body = _fact_text(rng) if lot < chats + 0.02 else _raw_story(rng)
     return [*body, Segment(END_OF_TEXT, True)]

@@ -134,6 +134,10 @@ _BARE = (
     "The {adj} {kind} {did}. {his} name was {name}. {liked}",
     "A {kind} {did}. The {kind} was called {name}. {lived}",
     "A {kind} named {name} lived in {home}. {liked}",
+    "My {kind} {name} {did}. {he} was very {adj}. {liked}",
+    "My [best |old |little |]friend {name} {did}. {he} was a {adj} {kind}. {liked}",
+    "{he} {did}. {his} name was {name}, and {he} was a {adj} {kind}. {liked}",
+    "{he} was a {adj} {kind}, and {his} name was {name}. {lived}",
     "A {kind} {deed} {other}. {his} name was {name}. {liked}",
     "The {kinds} lived in {home}. One of them, the {adj} one, was called {name}. {liked}",
     "{kinds} are [often|sometimes] {adj}. There was once a {kind} called {name}. {lived}",
@@ -164,7 +168,9 @@ _DEEDS = (
 ).split("|")
 _WHENS = (
     "", "", "", "one day, ", "yesterday, ", "early in the morning, ", "suddenly, ", "last night, ",
-    "in {season}, ", "once, ", "long ago, ", "after school, ", "on Monday, ",
+    "in {season}, ", "once, ", "at night, ", "in the middle of the night, ",
+    "one {weather} {time}, ", "many years ago, ", "when it rained, ",
+    "long ago, ", "after school, ", "on Monday, ",
 )  # fmt: skip
 
 
