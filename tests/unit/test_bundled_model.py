@@ -122,6 +122,23 @@ def test_a_story_goes_on_for_sentences_and_ends_by_itself(
     assert text.endswith((".", "!", '"'))
 
 
+ODD_OPENINGS = (
+    "the queen", "the", "the dog", "The", "A", "dragon", "it was", "tom", "THE OLD MAN", "There",
+    "Dr. Smith opened the door and saw", "It was raining when Maria",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("opening", ODD_OPENINGS)
+def test_an_opening_of_a_word_or_two_goes_on_without_a_loop_and_ends(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, opening: str
+) -> None:
+    torch.manual_seed(0)
+    text = complete(model, tokenizer, opening, chat=False, temperature=0.7)
+    assert not text.endswith("<cut>")
+    assert not re.search(r"\b(\w+)(?:\W+\1\b){2}", text), "a word three times in a row"
+    assert len(split_sentences(text)) >= 5
+
+
 def test_a_story_in_a_chat_keeps_the_name_that_the_user_gave(write: Callable[..., str]) -> None:
     text = write("Tell me a story about a dog named Max", chat=True)
     assert text.count("Max") >= 3
