@@ -86,6 +86,21 @@ class Metrics(_Answer):
     attempts: int = Field(examples=[1])
 
 
+class TopLogprob(_Answer):
+    """One of the likeliest tokens."""
+
+    token_id: int = Field(examples=[262])
+    logprob: float = Field(examples=[-0.317253])
+
+
+class TokenLogprob(_Answer):
+    """How likely a token was, by the model alone."""
+
+    token_id: int = Field(examples=[262])
+    logprob: float = Field(description="Natural logarithm; at least -9999.", examples=[-0.317253])
+    top_logprobs: list[TopLogprob] = Field(description="The likeliest tokens, best first.")
+
+
 class GeneratedAnswer(_Answer):
     """What a task has generated."""
 
@@ -94,6 +109,9 @@ class GeneratedAnswer(_Answer):
     result: str = Field(examples=["Once upon a time there was a little dog."])
     metrics: Metrics
     token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = Field(
+        default=None, description="One for each of `token_ids`, where `logprobs` was asked for."
+    )
     text: str = Field(description="The same as `result`.")
     num_generated: int = Field(examples=[45])
     finish_reason: str = Field(examples=["stop"])
@@ -114,6 +132,7 @@ class FailedAnswer(_Answer):
     result: str | None = None
     metrics: Metrics | None = None
     token_ids: list[int] | None = None
+    logprobs: list[TokenLogprob] | None = None
     text: str | None = None
     num_generated: int | None = None
     finish_reason: str | None = None

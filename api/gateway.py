@@ -12,6 +12,7 @@ from api.auth import KeyRing
 from api.background import end
 from api.durability_watch import DurabilityWatch
 from api.fleet_poller import FleetPoller
+from api.grammar_checker import GrammarChecker
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
 from api.reaper import Reaper
@@ -45,6 +46,7 @@ class Gateway:
     reaper: Reaper
     durability: DurabilityWatch
     submitter: Submitter
+    grammars: GrammarChecker
     http_metrics: HttpMetrics
     on_end: OnEnd
     started_s: float = field(default_factory=time.monotonic)
@@ -65,6 +67,7 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
+        grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
         return cls(
             settings=settings,
@@ -77,7 +80,8 @@ class Gateway:
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
-            submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet)),
+            submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet), grammars),
+            grammars=grammars,
             http_metrics=HttpMetrics(),
             on_end=on_end,
         )
@@ -95,6 +99,7 @@ class Gateway:
         finally:
             self.begin_shutdown()
             await end(*tasks)
+            await self.grammars.close()
             await self.redis.aclose()
 
     def begin_shutdown(self) -> None:

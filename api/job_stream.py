@@ -15,6 +15,7 @@ from typing import Any
 from api.job_views import (
     error_type_of,
     first_choice,
+    logprobs_of,
     message_of,
     metrics_of,
     progress_of,
@@ -25,7 +26,7 @@ from api.watch import HistoryGone, StatusChange, Update, Watch, WatchClosed
 from api.watcher import Watcher
 from common.errors import RedisUnavailableError
 from common.job_store import Submissions
-from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent
+from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent, TokenEvent
 
 COALESCE_S = 0.025
 HEARTBEAT_S = 15.0
@@ -63,6 +64,7 @@ class JobStream:
         self._tokens_sent_s = 0.0
         self._num_tokens = record.completion_tokens
         self._text = ""  # of events that no frame has carried yet
+        self._logprobs: list[dict[str, Any]] = []  # of the same
         self._eid: int | None = None  # the last of these events
         self._is_restarted = False
         self._has_ended = False
@@ -112,9 +114,11 @@ class JobStream:
             elif isinstance(update.event, RestartEvent):
                 # All that was sent, and what is still to be sent, is replaced by what comes now.
                 self._text, self._num_tokens, self._eid = "", 0, update.eid
+                self._logprobs = []
                 self._is_replacing = self._is_restarted = True
             elif update.event.choice == 0:
                 self._text += "".join(update.event.texts)
+                self._logprobs += _logprobs_of(update.event)
                 self._num_tokens = update.event.position + len(update.event.token_ids)
                 self._eid = update.eid
         if not self._has_ended:
@@ -129,8 +133,10 @@ class JobStream:
         if self._is_restarted:
             data["restarted"] = True
         data["progress"]["completion_tokens"] = self._num_tokens
+        if self._record.sampling.logprobs is not None:
+            data["logprobs"] = self._logprobs
         yield frame(data, self._eid)
-        self._text, self._eid = "", None
+        self._text, self._logprobs, self._eid = "", [], None
         self._is_replacing = self._is_restarted = False
         self._tokens_sent_s = time.monotonic()
 
@@ -164,6 +170,7 @@ class JobStream:
         return end_frame(
             record,
             self._text,
+            self._logprobs,
             is_snapshot=self._is_replacing,
             is_restarted=self._is_restarted,
         )
@@ -179,6 +186,7 @@ class JobStream:
 def end_frame(
     record: JobRecord,
     token: str | None = None,
+    logprobs: Sequence[dict[str, Any]] | None = None,
     *,
     is_snapshot: bool = True,
     is_restarted: bool = False,
@@ -188,6 +196,7 @@ def end_frame(
     Args:
         record: The job.
         token: The text that no frame has carried yet; None: all of it.
+        logprobs: Of the tokens that no frame has carried yet; None: of all.
         is_snapshot: `token` replaces what the client had.
         is_restarted: Because the job began again from nothing.
     """
@@ -202,6 +211,9 @@ def end_frame(
         "metrics": metrics_of(record),
         "finish_reason": choice.finish_reason,
     }
+    if record.sampling.logprobs is not None:
+        every = logprobs_of(choice.token_ids, choice.logprobs)
+        data["logprobs"] = every if logprobs is None else logprobs
     if is_snapshot:
         data["snapshot"] = True
     if is_restarted:
@@ -209,6 +221,10 @@ def end_frame(
     if record.status in (JobStatus.FAILED, JobStatus.EXPIRED):
         data.update(error_message=message_of(record), error_type=error_type_of(record))
     return frame(data, record.last_eid)
+
+
+def _logprobs_of(event: TokenEvent) -> list[dict[str, Any]]:
+    return logprobs_of(event.token_ids, event.logprobs) if event.logprobs else []
 
 
 def _is_end(update: Update) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from common.errors import DeadlineExceededError, EngineError
 from common.fleet import Fleet
 from common.schemas import ChoiceResult, JobRecord, JobStatus
+from common.token_logprobs import TokenLogprobs
 
 _MESSAGES = {
     JobStatus.QUEUED: "Task is waiting in the queue",
@@ -104,15 +106,24 @@ def error_view(record: JobRecord) -> dict[str, Any]:
 def generated_view(record: JobRecord) -> dict[str, Any]:
     """What a job has generated, and what that took."""
     choice = first_choice(record)
+    asked = record.sampling.logprobs is not None
     return {
         "result": choice.text,
         "metrics": metrics_of(record),
         "token_ids": list(choice.token_ids),
+        **({"logprobs": logprobs_of(choice.token_ids, choice.logprobs)} if asked else {}),
         "text": choice.text,
         "num_generated": len(choice.token_ids),
         "finish_reason": choice.finish_reason,
         "model": record.model,
     }
+
+
+def logprobs_of(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+) -> list[dict[str, Any]]:
+    """How likely each token was, for a job that asked for it."""
+    return [each.view(i) for i, each in zip(token_ids, logprobs, strict=True)]
 
 
 def metrics_of(record: JobRecord) -> dict[str, Any]:

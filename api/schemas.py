@@ -6,6 +6,7 @@ about models; whether a prompt fits is the submission's to say.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.response_format import ResponseFormat
 from common.schemas import JobClass
 
 MAX_SEED = 2**63 - 1
@@ -26,13 +28,30 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_METADATA = 16
 MAX_FIELDS = 64
+MAX_STOP_IDS = 1024
+MAX_LOGIT_BIASES = 1024
+MAX_LOGPROBS = 20
 DEFAULT_TOP_K = 50
+
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
 
 Strategy = Literal["greedy", "top_k", "top_p"]
 
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _by_token_id(value: object) -> object:
+    """JSON has no numbers as names; the number of entries is looked at before any of them."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_LOGIT_BIASES:
+        raise ValueError(f"must have at most {MAX_LOGIT_BIASES} tokens; got {len(value)}")
+    for name in value:
+        if not (isinstance(name, str) and _TOKEN_ID.fullmatch(name)):
+            raise ValueError('must have token ids as its names, as in {"50256": -100}')
+    return {int(name): bias for name, bias in value.items()}
 
 
 def _encodable(text: str) -> str:
@@ -68,6 +87,21 @@ StopTexts = Annotated[
                     "items": {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
                 },
             ]
+        }
+    ),
+]
+
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+LogitBias = Annotated[
+    dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_by_token_id),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_LOGIT_BIASES,
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),
 ]
@@ -150,6 +184,27 @@ class GenerateRequest(BaseModel):
     )
     stop: StopTexts | None = Field(
         default=None, description="Texts that end the answer and are not part of it."
+    )
+    stop_token_ids: list[TokenId] | None = Field(
+        default=None,
+        max_length=MAX_STOP_IDS,
+        fail_fast=True,
+        description="Tokens that end the answer, as the model's end token does.",
+    )
+    logit_bias: LogitBias | None = Field(
+        default=None,
+        description="What is added to the logits of tokens, by their ids: -100 to 100.",
+        examples=[{"50256": -100}],
+    )
+    logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Tell how likely each token was, beside this many of the likeliest ones: by "
+        "the model alone, before penalties and temperature.",
+    )
+    response_format: ResponseFormat | None = Field(
+        default=None, description="What the answer has to look like. Default: any text."
     )
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from api.fleet_poller import FleetPoller
+from api.grammar_checker import GrammarChecker
 from api.idempotency import IdempotencyKey
 from api.schemas import DEFAULT_TOP_K, MAX_SEED, GenerateRequest
 from api.tokenizers import Tokenizers
@@ -16,10 +17,13 @@ from common.errors import (
     RedisUnavailableError,
     RequestError,
 )
+from common.grammar import GrammarSpec
 from common.job_store import Submissions, Submitted
+from common.model_card import ModelCard
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
-from common.schemas import JobSpec, JobStatus, Prompt, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JobSpec, JobStatus, Prompt
 from common.settings import Settings
 
 MEMORY_SHARE = 0.8
@@ -64,12 +68,14 @@ class Submitter:
         jobs: Submissions,
         poller: FleetPoller,
         tokenizers: Tokenizers,
+        grammars: GrammarChecker,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._jobs = jobs
         self._poller = poller
         self._tokenizers = tokenizers
+        self._grammars = grammars
 
     async def submit(
         self,
@@ -86,7 +92,8 @@ class Submitter:
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
-            InvalidRequestError: The prompt is empty or does not fit, or `timeout` is too long.
+            InvalidRequestError: The prompt is empty or does not fit, `timeout` is too long, a
+                token id is not the model's, or `response_format` cannot be compiled.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
@@ -120,9 +127,11 @@ class Submitter:
         model = self._catalog.resolve(body.model_name).model
         time_limit_s = self._time_limit_s(body)
         prompt = _prompt_of(body)
+        grammar = await self._grammar(body, key_id)
         card = await self._poller.card(model)
         ids, max_tokens = None, body.max_tokens
         if card is not None:
+            _check_token_ids(card, body)
             ids = await self._tokenizers.encode(card, prompt)
             default = max(self._settings.max_new_tokens, body.min_tokens)
             max_tokens = fit(card, len(ids), body.max_tokens, default)
@@ -131,7 +140,7 @@ class Submitter:
             key_id=key_id,
             model=model,
             job_class=body.priority,
-            sampling=self._sampling(body, max_tokens, time_limit_s),
+            sampling=self._sampling(body, max_tokens, time_limit_s, grammar),
             stream_token=secrets.token_urlsafe(24),
             request_id=request_id,
             prompt_ids=ids,
@@ -162,8 +171,18 @@ class Submitter:
             )
         return body.timeout
 
+    async def _grammar(self, body: GenerateRequest, key_id: str) -> GrammarSpec | None:
+        grammar = None if body.response_format is None else body.response_format.grammar()
+        if grammar is not None:
+            await self._grammars.check(grammar, key_id)
+        return grammar
+
     def _sampling(
-        self, body: GenerateRequest, max_tokens: int | None, time_limit_s: float
+        self,
+        body: GenerateRequest,
+        max_tokens: int | None,
+        time_limit_s: float,
+        grammar: GrammarSpec | None,
     ) -> SamplingSpec:
         temperature = self._settings.temperature if body.temperature is None else body.temperature
         top_p = self._settings.top_p if body.top_p is None else body.top_p
@@ -188,7 +207,23 @@ class Submitter:
             stop=tuple(body.stop or ()),
             ignore_eos=body.ignore_eos,
             min_tokens=body.min_tokens,
+            grammar=grammar,
+            stop_token_ids=tuple(body.stop_token_ids or ()),
+            logit_bias=tuple(sorted((body.logit_bias or {}).items())),
+            logprobs=body.logprobs,
         )
+
+
+def _check_token_ids(card: ModelCard, body: GenerateRequest) -> None:
+    named = {"stop_token_ids": body.stop_token_ids or (), "logit_bias": body.logit_bias or ()}
+    for name, ids in named.items():
+        for token_id in ids:
+            if token_id >= card.vocab_size:
+                raise InvalidRequestError(
+                    f"{name} must name tokens of '{card.model}', from 0 to {card.vocab_size - 1}; "
+                    f"got {token_id}.",
+                    param=name,
+                )
 
 
 def _replayed(answer: Submitted) -> Accepted:

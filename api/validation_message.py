@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.response_format import FORMATS
 from api.schemas import GenerateRequest
 
 MAX_SHOWN_CHARS = 100
+FORMAT = "response_format"
 
 _SHOULD = re.compile(r"^(Input|String|List|Dictionary|Value|Object|URL|Tuple|Set) should ")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_NO_FORM = ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
 _JSON_TYPE = "Content-Type: application/json"
 
 
@@ -30,6 +33,8 @@ def explain(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
         return f"The body is not valid JSON: {printable(str(problem['ctx']['error']))}.", None
     if not location:
         return _about_the_body(problem), None
+    if location[0] == FORMAT:
+        del location[1:2]  # which of its forms it is; that is no field
     name = printable(_dotted(location))
     if kind == "missing":
         return f"{name} is required.", name
@@ -44,6 +49,8 @@ def shown(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
+    except RecursionError:
+        text = "something nested very deeply"
     return cut(printable(text))
 
 
@@ -75,6 +82,8 @@ def _expectation(name: str, problem: Mapping[str, Any]) -> str:
         return f"must be {_range_of(name)}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
+    if problem["type"] in _NO_FORM:
+        return f"must be an object whose type is one of {', '.join(FORMATS)}"
     if problem["type"] == "string_unicode":
         return "must be valid Unicode, without lone surrogates"
     if problem["type"] == "string_too_short" and problem["ctx"]["min_length"] == 1:

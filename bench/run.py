@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import failover, gateway_start, request
+from bench import engine, failover, gateway_start, request
 from bench.measure import Comparison
 from tests.e2e.service import Service
 from tests.redis_server import RedisServer
@@ -23,6 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = _table([_gateway_start(Path(folder)), _request(Path(folder))])
     table += f"\n{failover.run()}"
+    table += f"\n{engine.run(engine.parse([]))}"
     RESULTS.write_text(table)
     print(table)
 

@@ -21,9 +21,12 @@ Times are Redis's own clock, in milliseconds since the epoch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Self
+
+from common.sampling import SamplingSpec
+from common.token_logprobs import TokenLogprobs
 
 Message = dict[str, Any]
 """One chat message: `role` and `content`."""
@@ -47,54 +50,6 @@ class JobStatus(StrEnum):
 
 JobClass = Literal["high", "normal", "low"]
 JOB_CLASSES: tuple[JobClass, ...] = ("high", "normal", "low")
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSpec:
-    """How the tokens of a job are drawn; checked by the gateway, obeyed by the engine.
-
-    Attributes:
-        max_tokens: Tokens to generate at most; None where the prompt was not counted yet: the
-            default, cut to what the context still holds.
-        temperature: 0 (greedy) to 2.
-        top_p: Nucleus mass, 0 to 1; 0 is greedy.
-        top_k: Likeliest tokens to keep; 0 keeps all.
-        min_p: Least probability, as a part of the likeliest token's; 0 keeps all.
-        stop: Strings that end the text and are not part of it.
-        seed: Decides every draw together with the choice and the position.
-        time_limit_s: Seconds of execution after which the job expires.
-    """
-
-    max_tokens: int | None
-    time_limit_s: float
-    seed: int
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    min_tokens: int = 0
-
-    def with_max_tokens(self, max_tokens: int) -> Self:
-        """The same, with the number of tokens decided."""
-        return replace(self, max_tokens=max_tokens)
-
-    def pack(self) -> str:
-        """JSON; values at their default are left out."""
-        defaults = {f.name: f.default for f in fields(self)}
-        return _dump({k: v for k, v in asdict(self).items() if v != defaults[k]})
-
-    @classmethod
-    def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
-        values = json.loads(packed)
-        values["stop"] = tuple(values.get("stop", ()))
-        values.setdefault("max_tokens", None)
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +126,25 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceResult:
-    """One generated text, with its token ids."""
+    """One generated text, with its token ids.
+
+    Attributes:
+        logprobs: One for each id where they were asked for, else none.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+    def pack(self) -> dict[str, Any]:
+        """As a part of the record's result."""
+        packed = {
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "finish_reason": self.finish_reason,
+        }
+        return packed | _packed_logprobs("logprobs", self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +186,7 @@ class Outcome:
             "timings": _dump(asdict(self.timings)),
         }
         if self.choices:
-            record["result"] = _dump([asdict(choice) for choice in self.choices])
+            record["result"] = _dump([choice.pack() for choice in self.choices])
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
@@ -295,16 +264,19 @@ class TokenEvent:
     Attributes:
         position: Index of the first of them among the choice's tokens.
         texts: One for each id; empty where the text is held back for a later one.
+        logprobs: One for each id where they were asked for, else none.
     """
 
     position: int
     token_ids: tuple[int, ...]
     texts: tuple[str, ...]
     choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
     def pack(self) -> str:
-        """Short JSON: `{"c", "p", "i", "t"}`."""
-        return _dump({"c": self.choice, "p": self.position, "i": self.token_ids, "t": self.texts})
+        """Short JSON: `{"c", "p", "i", "t"}`, and `"l"` where there are log-probabilities."""
+        event = {"c": self.choice, "p": self.position, "i": self.token_ids, "t": self.texts}
+        return _dump(event | _packed_logprobs("l", self.logprobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +319,8 @@ def unpack_event(packed: str) -> Event:
         return RestartEvent()
     if "s" in values:
         return EndEvent(JobStatus(values["s"]), tuple(values["t"]))
-    return TokenEvent(values["p"], tuple(values["i"]), tuple(values["t"]), values["c"])
+    logprobs = tuple(TokenLogprobs.unpack(each) for each in values.get("l", ()))
+    return TokenEvent(values["p"], tuple(values["i"]), tuple(values["t"]), values["c"], logprobs)
 
 
 def _dump(value: Any) -> str:
@@ -366,6 +339,15 @@ def _choices(packed: str | None) -> tuple[ChoiceResult, ...]:
     if packed is None:
         return ()
     return tuple(
-        ChoiceResult(choice["text"], tuple(choice["token_ids"]), choice["finish_reason"])
+        ChoiceResult(
+            choice["text"],
+            tuple(choice["token_ids"]),
+            choice["finish_reason"],
+            tuple(TokenLogprobs.unpack(each) for each in choice.get("logprobs", ())),
+        )
         for choice in json.loads(packed)
     )
+
+
+def _packed_logprobs(name: str, logprobs: tuple[TokenLogprobs, ...]) -> dict[str, Any]:
+    return {name: [each.pack() for each in logprobs]} if logprobs else {}

@@ -51,13 +51,26 @@ class Settings(BaseSettings):
         default="auto",
         description="auto, cpu, cuda (every GPU) or cuda:0,2 (these GPUs).",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         default="auto",
-        description="auto, float32, bfloat16 or float16. auto: the checkpoint's on a GPU; "
-        "on a CPU float32 below 200 M parameters, else bfloat16.",
+        description="auto, float32, bfloat16, float16 or int8 (weights, on a CPU). auto: the "
+        "checkpoint's on a GPU; on a CPU float32 below 200 M parameters, else bfloat16.",
     )
     max_batch_size: int = Field(
         default=8, ge=1, le=1024, description="Jobs that one worker runs at once."
+    )
+    kv_cache_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB for the keys and values of a worker's jobs. Empty: on a CPU half of the "
+        "memory that is free once the model is loaded, on a GPU what GPU_MEMORY_FRACTION leaves.",
+        examples=["8"],
+    )
+    gpu_memory_fraction: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that the model and its cache may take together.",
     )
 
     max_new_tokens: int = Field(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
+from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
@@ -94,7 +95,8 @@ class FakeBackend:
         if not is_last:
             self._jobs[run_id] = (job, position + 1)
         end = BackendEnd(JobStatus.COMPLETED, "length", tail="end") if is_last else None
-        return Delta(run_id, position, (position,), (f"{position} ",), 0.5, end)
+        logprobs = _logprobs(position, job.sampling.logprobs)
+        return Delta(run_id, position, (position,), (f"{position} ",), 0.5, end, logprobs)
 
     def _cancel(self, run_id: str) -> list[Delta]:
         if run_id not in self._jobs:
@@ -102,3 +104,11 @@ class FakeBackend:
         _, position = self._jobs.pop(run_id)
         end = BackendEnd(JobStatus.CANCELLED, "cancelled")
         return [Delta(run_id, position, (), (), 0.5, end)]
+
+
+def _logprobs(position: int, num_top: int | None) -> tuple[TokenLogprobs, ...]:
+    """Of token 3 -0.375; the likeliest ones are 3, 4, 5, ..., each half a nat less likely."""
+    if num_top is None:
+        return ()
+    top = tuple((position + i, -position / 8 - i / 2) for i in range(num_top))
+    return (TokenLogprobs(-position / 8, top),)

@@ -47,6 +47,8 @@ class HeldJob:
         self.used_ms = claim.record.used_ms
         self._token_ids = [token for event in committed for token in event.token_ids]
         self._texts = [text for event in committed for text in event.texts]
+        # As many as tokens, or none.
+        self._logprobs = [each for event in committed for each in event.logprobs]
         self._num_committed = len(self._token_ids)
         self._pace_since: tuple[float, int] | None = None  # of the first output here: when, tokens
 
@@ -95,13 +97,19 @@ class HeldJob:
         start = self._num_committed
         if start == len(self._token_ids):
             return None
-        return TokenEvent(start, tuple(self._token_ids[start:]), tuple(self._texts[start:]))
+        return TokenEvent(
+            start,
+            tuple(self._token_ids[start:]),
+            tuple(self._texts[start:]),
+            logprobs=tuple(self._logprobs[start:]),
+        )
 
     def add(self, delta: Delta) -> None:
         """Take new output of the engine."""
         assert delta.position == len(self._token_ids), "the engine skipped or repeated a token"
         self._token_ids += delta.token_ids
         self._texts += delta.texts
+        self._logprobs += delta.logprobs
         self.used_ms = int(delta.used_s * 1000)
         if self._pace_since is None:
             self._pace_since = time.monotonic(), len(self._token_ids)
@@ -120,7 +128,9 @@ class HeldJob:
     def _outcome(self, end: BackendEnd) -> Outcome:
         text = "".join(self._texts) + end.tail
         has_output = bool(self._token_ids) or end.error_type is None
-        choice = ChoiceResult(text, tuple(self._token_ids), end.finish_reason)
+        choice = ChoiceResult(
+            text, tuple(self._token_ids), end.finish_reason, tuple(self._logprobs)
+        )
         return Outcome(
             status=end.status,
             choices=(choice,) if has_output else (),

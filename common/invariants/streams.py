@@ -15,6 +15,7 @@ from common.connection import SyncRedis, translated_errors
 from common.invariants.findings import Kind, Problem
 from common.invariants.snapshots import GONE, JobSnapshot
 from common.schemas import EndEvent, JobStatus, RestartEvent, TokenEvent, unpack_event
+from common.token_logprobs import TokenLogprobs
 
 PAGE = 500
 MOST_ENDS = 3
@@ -64,6 +65,7 @@ class Replay:
     _num_events: int = 0
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _texts: dict[int, list[str]] = field(default_factory=dict)
+    _logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     _ends: list[tuple[str, EndEvent]] = field(default_factory=list)
 
     def take(self, entry_id: str, packed: str) -> None:
@@ -79,6 +81,7 @@ class Replay:
         if isinstance(event, RestartEvent):
             self._ids.clear()
             self._texts.clear()
+            self._logprobs.clear()
         elif isinstance(event, EndEvent):
             if len(self._ends) < MOST_ENDS:
                 self._ends.append((entry_id, event))
@@ -92,6 +95,13 @@ class Replay:
             self._note(Kind.POSITIONS, expected, f"token {event.position} at {entry_id}")
         if len(event.token_ids) != len(event.texts):
             self._note(Kind.BAD_EVENT, "one text for each token", f"another number at {entry_id}")
+        logprobs = self._logprobs.setdefault(event.choice, [])
+        if len(event.logprobs) not in (0, len(event.token_ids)) or (
+            ids and bool(event.logprobs) != bool(logprobs)
+        ):
+            expected = "a log-probability for each token, or none for any"
+            self._note(Kind.BAD_EVENT, expected, f"another number at {entry_id}")
+        logprobs.extend(event.logprobs)
         ids.extend(event.token_ids)
         self._texts.setdefault(event.choice, []).extend(event.texts)
 
@@ -126,14 +136,27 @@ class Replay:
                 self._note(Kind.RESULT, f"a result of {len(self._ids[0])} tokens", "none")
             return
         try:
-            choices = [(str(c["text"]), list(c["token_ids"])) for c in json.loads(packed)]
+            choices = [
+                (
+                    str(c["text"]),
+                    list(c["token_ids"]),
+                    [TokenLogprobs.unpack(each) for each in c.get("logprobs", ())],
+                )
+                for c in json.loads(packed)
+            ]
         except (ValueError, KeyError, TypeError):
             self._note(Kind.RESULT, "a list of choices", "something else")
             return
-        for choice, (text, ids) in enumerate(choices):
-            self._compare_choice(choice, text, ids)
+        for choice, (text, ids, logprobs) in enumerate(choices):
+            self._compare_choice(choice, text, ids, logprobs)
 
-    def _compare_choice(self, choice: int, text: str, ids: list[int]) -> None:
+    def _compare_choice(
+        self, choice: int, text: str, ids: list[int], logprobs: list[TokenLogprobs]
+    ) -> None:
+        told_logprobs = self._logprobs.get(choice, [])
+        if told_logprobs != logprobs:
+            told, found = _told_apart(told_logprobs, logprobs, "log-probabilities")
+            self._note(Kind.RESULT, f"{told} of choice {choice}, as in the stream", found)
         told_ids = self._ids.get(choice, [])
         if told_ids != ids:
             told, found = _told_apart(told_ids, ids, "tokens")

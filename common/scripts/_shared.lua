@@ -68,20 +68,22 @@ end
 
 -- The choice's committed tokens, put together from its events: for an end without a worker.
 local function result_from_stream(id, finish_reason)
-  local texts, ids = {}, {}
+  local texts, ids, logprobs = {}, {}, {}
   for _, entry in ipairs(redis.call('XRANGE', KEY.EVENTS .. id, '-', '+')) do
     local event = cjson.decode(entry[2][2])
     if event.r then
-      texts, ids = {}, {}
+      texts, ids, logprobs = {}, {}, {}
     elseif event.c == 0 then
       for i, token in ipairs(event.i) do
         ids[#ids + 1] = int(token)
         texts[#texts + 1] = event.t[i]
+        logprobs[#logprobs + 1] = event.l and cjson.encode(event.l[i])
       end
     end
   end
   return '[{"text":' .. cjson.encode(table.concat(texts)) .. ',"token_ids":['
-    .. table.concat(ids, ',') .. '],"finish_reason":"' .. finish_reason .. '"}]'
+    .. table.concat(ids, ',') .. '],"finish_reason":"' .. finish_reason .. '"'
+    .. (#logprobs > 0 and ',"logprobs":[' .. table.concat(logprobs, ',') .. ']' or '') .. '}]'
 end
 
 -- One more event at the end of the job's stream.

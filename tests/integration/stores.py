@@ -11,13 +11,8 @@ from common.event_stream import Append, EventReader, EventWriter
 from common.fleet import FleetReader, ServedModel, WorkerInfo
 from common.job_store import Claim, Claims, Submissions
 from common.reaping import Reaped, Reaping
-from common.schemas import (
-    JobClass,
-    JobRecord,
-    JobSpec,
-    SamplingSpec,
-    TokenEvent,
-)
+from common.sampling import SamplingSpec
+from common.schemas import JobClass, JobRecord, JobSpec, TokenEvent
 from common.settings import Settings
 
 MODEL = "m"

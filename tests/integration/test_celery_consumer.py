@@ -21,7 +21,8 @@ from kombu import Connection
 from common.connection import SyncRedis, connect, connect_async
 from common.errors import RedisUnavailableError
 from common.job_store import Submissions
-from common.schemas import JobRecord, JobStatus, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JobRecord, JobStatus
 from tests.integration.stores import KEY, settings, spec
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess

@@ -27,15 +27,8 @@ from hypothesis.stateful import (
 from common.connection import connect, connect_async
 from common.invariants import Kind
 from common.job_store import Holding, Idempotency
-from common.schemas import (
-    JOB_CLASSES,
-    JobClass,
-    JobSpec,
-    JobStatus,
-    Outcome,
-    SamplingSpec,
-    TokenEvent,
-)
+from common.sampling import SamplingSpec
+from common.schemas import JOB_CLASSES, JobClass, JobSpec, JobStatus, Outcome, TokenEvent
 from tests.integration.job_model import TRIAL_TOKENS, JobModel
 from tests.integration.job_scripts import JobScripts
 from tests.integration.job_state import AGO, LONG_AGO, Call, Message, ModelJob

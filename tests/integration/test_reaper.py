@@ -11,7 +11,8 @@ from common.errors import ModelLoadError
 from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claims, Submissions
 from common.reaping import Reaping
-from common.schemas import JobRecord, JobSpec, Outcome, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JobRecord, JobSpec, Outcome
 from common.settings import Settings
 from worker.reaper import Reaper
 

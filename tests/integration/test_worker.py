@@ -16,6 +16,7 @@ from common.fleet import FleetWriter
 from common.job_store import Claim, Claims
 from common.prompt import PromptEncoder
 from common.reaping import Reaping
+from common.sampling import SamplingSpec
 from common.schemas import (
     JobRecord,
     JobSpec,
@@ -23,7 +24,6 @@ from common.schemas import (
     Outcome,
     Prompt,
     RestartEvent,
-    SamplingSpec,
     TokenEvent,
     unpack_event,
 )

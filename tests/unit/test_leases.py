@@ -8,7 +8,8 @@ import pytest
 
 from common.fleet import WorkerInfo
 from common.job_store import Claim, Claims, Holding, Pulse
-from common.schemas import JobRecord, JobStatus, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JobRecord, JobStatus
 from worker.backends.base import BackendEnd, Delta
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.leases import Heartbeat

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from common.model_card import ModelCard
-from common.schemas import EngineTimings, JobClass, JobStatus, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import EngineTimings, JobClass, JobStatus
+from common.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Delta:
         position: Index of the first new token among all that were generated.
         texts: One for each id.
         used_s: Seconds of execution so far, over all attempts.
+        logprobs: One for each id where the job asked for them, else none.
     """
 
     run_id: str
@@ -69,6 +72,7 @@ class Delta:
     texts: tuple[str, ...]
     used_s: float
     end: BackendEnd | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 Deliver = Callable[[Sequence[Delta]], None]

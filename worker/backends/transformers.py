@@ -19,14 +19,20 @@ from common.errors import DeadlineExceededError, EngineError, InvalidRequestErro
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
-from common.schemas import JOB_CLASSES, EngineTimings, JobStatus, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JOB_CLASSES, EngineTimings, JobStatus
 from common.settings import Settings
+from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
+from worker.backends.cache_budget import compute_cache_bytes
 from worker.engine.engine import Engine
 from worker.engine.errors import ModelLoadError as EngineLoadError
 from worker.engine.errors import RequestError
 from worker.engine.loader import LoadedModel, load_model
 from worker.engine.sequence import FinishReason, Output, Request, SamplingParams, Timings
+from worker.engine.sequence import TokenLogprobs as EngineLogprobs
+
+log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 1.0
 ONE_THREAD_BELOW = 50_000_000
@@ -50,6 +56,9 @@ class TransformersBackend:
         self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
         self._dtype = settings.dtype
         self._max_batch_size = settings.max_batch_size
+        self._cache_gib = settings.kv_cache_gib
+        self._gpu_fraction = settings.gpu_memory_fraction
+        self._num_threads = torch.get_num_threads()
         self._engine: Engine | None = None
         self._step_began: float | None = None
 
@@ -62,23 +71,41 @@ class TransformersBackend:
                 self._entry.source, device=self._device, dtype=self._dtype, progress=say
             )
             if self._device == "cpu" and loaded.num_parameters < ONE_THREAD_BELOW:
-                torch.set_num_threads(1)
-            self._engine = Engine(loaded, max_batch_size=self._max_batch_size)
+                self._num_threads = 1
+                torch.set_num_threads(self._num_threads)
+            self._engine = self._start_engine(loaded)
         except EngineLoadError as error:
             raise ModelLoadError(f"Model loading failed: {error}") from error
         except Exception as error:
             # A checkpoint can be broken in more ways than the loader knows.
-            logging.getLogger(__name__).exception("The model cannot be loaded")
+            log.exception("The model cannot be loaded")
             raise ModelLoadError(
                 f"Model loading failed: {type(error).__name__}; the error log has the details",
                 may_pass=True,
             ) from error
         tokenizer_json = loaded.tokenizer.backend_tokenizer.to_str()
-        return _card(self._entry.model, loaded, tokenizer_json), tokenizer_json
+        card = _card(self._entry.model, loaded, tokenizer_json, self._engine.context_length)
+        return card, tokenizer_json
+
+    def _start_engine(self, loaded: LoadedModel) -> Engine:
+        cache_bytes = compute_cache_bytes(
+            self._device, cache_gib=self._cache_gib, gpu_fraction=self._gpu_fraction
+        )
+        engine = Engine(loaded, max_batch_size=self._max_batch_size, cache_bytes=cache_bytes)
+        if engine.context_length < loaded.context_length:
+            log.warning(
+                "The model's context of %d tokens is cut to %d: the cache has %.2f GiB "
+                "(KV_CACHE_GIB)",
+                loaded.context_length,
+                engine.context_length,
+                cache_bytes / 2**30,
+            )
+        return engine
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Step the engine while there is work; see the contract."""
         engine = self._loaded
+        torch.set_num_threads(self._num_threads)  # each thread has a number of its own
         while not stop.is_set():
             if not engine.has_work:
                 engine.wait(IDLE_WAIT_S)
@@ -133,7 +160,7 @@ class TransformersBackend:
         return self._engine
 
 
-def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
+def _card(model: str, loaded: LoadedModel, tokenizer_json: str, context_length: int) -> ModelCard:
     names = loaded.tokenizer.special_tokens_map
     template = loaded.tokenizer.chat_template
     if isinstance(template, dict):  # several by name
@@ -143,9 +170,9 @@ def _card(model: str, loaded: LoadedModel, tokenizer_json: str) -> ModelCard:
         revision=loaded.revision,
         architecture=loaded.architecture,
         format="safetensors",
-        context_length=loaded.context_length,
+        context_length=context_length,
         vocab_size=loaded.vocab_size,
-        dtype=str(loaded.dtype).removeprefix("torch."),
+        dtype=loaded.precision,
         tokenizer_sha256=tokenizer_sha256(tokenizer_json),
         chat_template=template,
         special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
@@ -161,6 +188,7 @@ def _request(job: BackendJob) -> Request:
         time_limit_s=job.sampling.time_limit_s,
         used_s=job.used_s,
         committed_ids=job.committed_ids,
+        grammar=None if job.sampling.grammar is None else job.sampling.grammar.lark(),
     )
 
 
@@ -179,6 +207,9 @@ def _params(spec: SamplingSpec) -> SamplingParams:
         stop=spec.stop,
         ignore_eos=spec.ignore_eos,
         min_tokens=spec.min_tokens,
+        stop_token_ids=spec.stop_token_ids,
+        logit_bias=spec.logit_bias,
+        logprobs=spec.logprobs,
     )
 
 
@@ -190,7 +221,17 @@ def _delta(output: Output) -> Delta:
         texts=output.texts,
         used_s=output.used_s,
         end=None if output.finish_reason is None else _end(output, output.finish_reason),
+        logprobs=tuple(_logprobs(found) for found in output.logprobs),
     )
+
+
+def _logprobs(found: EngineLogprobs) -> TokenLogprobs:
+    top = tuple((token_id, _rounded(logprob)) for token_id, logprob in found.top)
+    return TokenLogprobs(_rounded(found.logprob), top)
+
+
+def _rounded(logprob: float) -> float:
+    return round(logprob, 6) + 0.0  # never -0.0, which not every JSON reader keeps
 
 
 def _end(output: Output, reason: FinishReason) -> BackendEnd:

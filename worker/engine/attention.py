@@ -18,6 +18,15 @@ from transformers import AttentionInterface
 
 NAME = "baton"
 
+LEAST_BY_PRODUCTS = 4
+"""Sequences side by side from which two plain products beat the flash kernel on a CPU in bf16."""
+
+MOST_QUERIES = 16
+"""Of each key-value head, for the same."""
+
+MOST_PRODUCT_BYTES = 16 << 20
+"""Keys of one product: oneDNN copies them, and what is larger comes fresh from the system."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -92,6 +101,8 @@ def weigh(
         rules: Of the layer.
     """
     if rules.softcap is None and rules.sinks_H is None:
+        if _are_products_faster(query_BKQD):
+            return _weigh_by_products(query_BKQD, key_BKLD, value_BKLD, allowed, rules.scaling)
         return functional.scaled_dot_product_attention(
             query_BKQD, key_BKLD, value_BKLD, attn_mask=allowed, scale=rules.scaling
         )
@@ -108,3 +119,34 @@ def weigh(
         scores = torch.cat([scores, sinks], dim=-1)
     weights = scores.float().softmax(dim=-1).to(query_BKQD.dtype)
     return weights[..., : key_BKLD.shape[2]] @ value_BKLD
+
+
+def _are_products_faster(query_BKQD: Tensor) -> bool:
+    """Whether plain products beat the flash kernel, which a CPU runs head by head."""
+    is_bf16_on_cpu = query_BKQD.dtype is torch.bfloat16 and query_BKQD.device.type == "cpu"
+    num_sequences, _, num_queries, _ = query_BKQD.shape
+    return is_bf16_on_cpu and num_sequences >= LEAST_BY_PRODUCTS and num_queries <= MOST_QUERIES
+
+
+def _weigh_by_products(
+    query_BKQD: Tensor,
+    key_BKLD: Tensor,
+    value_BKLD: Tensor,
+    allowed: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    """Attend with few queries a head; scores are rounded to bf16, as in transformers' own."""
+    out_BKQD = query_BKQD.new_empty(*query_BKQD.shape[:-1], value_BKLD.shape[-1])
+    num_at_once = max(1, MOST_PRODUCT_BYTES // key_BKLD[0].nbytes)
+    for first in range(0, len(query_BKQD), num_at_once):
+        rows = slice(first, first + num_at_once)
+        query = query_BKQD[rows].flatten(0, 1)
+        # Keys on the left: the other way round, each is transposed first.
+        scores = torch.bmm(key_BKLD[rows].flatten(0, 1), query.mT).mT.float() * scaling
+        if allowed is not None:
+            by_sequence = scores.view(-1, query_BKQD.shape[1], *scores.shape[1:])
+            by_sequence.masked_fill_(~allowed[rows], -torch.inf)
+        weights = scores.softmax(dim=-1).to(query.dtype).contiguous()
+        out = torch.bmm(weights, value_BKLD[rows].flatten(0, 1))
+        out_BKQD[rows] = out.view_as(out_BKQD[rows])
+    return out_BKQD

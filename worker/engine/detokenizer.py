@@ -73,9 +73,9 @@ class TokenTable:
             return bytes(_BYTE_OF_CHAR[char] for char in token)
         return token.encode()  # an added token, written as it is
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Decode several ids together, special ones skipped."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], *, skips_special: bool) -> str:
+        """Decode several ids together, with special ones or without."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skips_special)
 
 
 def _decoder_kinds(tokenizer: Tokenizer) -> set[str]:
@@ -88,14 +88,18 @@ def _decoder_kinds(tokenizer: Tokenizer) -> set[str]:
 class Detokenizer:
     """Decode the completion of one sequence as its ids arrive."""
 
-    def __init__(self, table: TokenTable, prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self, table: TokenTable, prompt_ids: Sequence[int], *, skips_special: bool = True
+    ) -> None:
         """Start after a prompt.
 
         Args:
             table: The model's tokens.
             prompt_ids: Only their end is kept, for the spacing of the first token.
+            skips_special: Whether special tokens have no text.
         """
         self._table = table
+        self._skips_special = skips_special
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         tail = prompt_ids[-CONTEXT_TOKENS:]
         self._context = [i for i in tail if not table.is_special(i) and table.bytes_of(i) is None]
@@ -103,7 +107,7 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """Take one id and return the text that is now certain, perhaps none."""
         if self._table.is_special(token_id):
-            return ""
+            return "" if self._skips_special else self.flush() + self._push_piece(token_id)
         token_bytes = self._table.bytes_of(token_id)
         if token_bytes is not None:
             return self._utf8.decode(token_bytes)
@@ -114,7 +118,8 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
     def _push_piece(self, token_id: int) -> str:
-        before = self._table.decode(self._context)
-        after = self._table.decode([*self._context, token_id])
+        skips_special = self._skips_special
+        before = self._table.decode(self._context, skips_special=skips_special)
+        after = self._table.decode([*self._context, token_id], skips_special=skips_special)
         self._context = [token_id]
         return after[len(before) :]

@@ -4,6 +4,7 @@ Never runs code that comes with a checkpoint. Knows nothing about batches or the
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,15 +25,30 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils.hub import cached_file
 
 from worker.engine.errors import ModelLoadError
-from worker.engine.weights import pack
+from worker.engine.fused_layer import fuse
+from worker.engine.weights import make_int8, pack
+
+logger = logging.getLogger(__name__)
 
 FP32_BELOW_PARAMETERS = 200_000_000
 """On a CPU, `auto` keeps fp32 for models smaller than this."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+"""Weights of linear layers in int8, all that is computed in bf16; on a CPU only."""
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    INT8: torch.bfloat16,
+}
 _HASHED = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "*.model", "vocab*", "merges*")
 _HASH_BLOCK_BYTES = 1 << 20
 _COMMIT = re.compile("[0-9a-f]{40}")
+
+UNSTATED_CONTEXT_TOKENS = 32_768
+"""Context of a recurrent model of which neither config nor tokenizer states one: its state has no
+length, but a job has to end somewhere."""
 
 Progress = Callable[[str], None]
 
@@ -48,7 +64,8 @@ class LoadedModel:
         model: In eval mode on `device`.
         tokenizer: A fast tokenizer; its `backend_tokenizer` does the work.
         device: Where the weights are.
-        dtype: Of the weights.
+        dtype: Of what is computed, and of the weights that are not int8.
+        precision: Of the weights, for people and model cards: a dtype's name, or `int8`.
         context_length: Prompt and completion together, in tokens, at most.
         vocab_size: Rows of the embedding; token ids are below this.
         num_parameters: Of the checkpoint, tied ones counted once.
@@ -61,6 +78,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
     device: torch.device
     dtype: torch.dtype
+    precision: str
     context_length: int
     vocab_size: int
     num_parameters: int
@@ -77,8 +95,8 @@ def load_model(
     Args:
         name_or_path: A directory, which is read without any network, or a hub name.
         device: As torch names it: `cpu`, `cuda`, `cuda:1`.
-        dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is the checkpoint's
-            own on a GPU; on a CPU fp32 for small models, else bf16.
+        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`. `auto` is the checkpoint's
+            own on a GPU; on a CPU fp32 for small models, else bf16. `int8` is for a CPU.
         progress: Called with one line per stage.
 
     Raises:
@@ -88,6 +106,8 @@ def load_model(
     target = _check_device(device)
     if dtype not in ("auto", *_DTYPES):
         raise ModelLoadError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if dtype == INT8 and target.type != "cpu":
+        raise ModelLoadError(f"dtype int8 runs on a CPU only, got the device {device!r}")
     report(f"reading the config of {name_or_path}")
     config = _load_config(name_or_path)
     _check_config(name_or_path, config)
@@ -98,10 +118,21 @@ def load_model(
     model = _load_weights(name_or_path, config, chosen, target)
     report("identifying the revision")
     loaded = describe(model, tokenizer, _revision(name_or_path))
-    num_packed = pack(model)
-    if num_packed:
+    if dtype == INT8:
+        loaded.precision = INT8
+        report(f"rounded {_round(name_or_path, model)} linear layers to int8")
+    elif num_packed := pack(model):
         report(f"laid out {num_packed} linear layers for this CPU")
+    if num_fused := fuse(model):
+        report(f"fused {num_fused} decoder layers")
     return loaded
+
+
+def _round(name: str, model: PreTrainedModel) -> int:
+    try:
+        return make_int8(model)
+    except ValueError as error:
+        raise ModelLoadError(f"model {name!r} cannot run in int8: {error}") from error
 
 
 def describe(
@@ -118,7 +149,8 @@ def describe(
         tokenizer=tokenizer,
         device=model.device,
         dtype=model.dtype,
-        context_length=_context_length(model.config, tokenizer),
+        precision=str(model.dtype).removeprefix("torch."),
+        context_length=_context_length(model, tokenizer),
         vocab_size=int(embedding.weight.shape[0]),
         num_parameters=model.num_parameters(),
         eos_ids=_eos_ids(model, tokenizer),
@@ -166,7 +198,7 @@ def _why_no_config(name: str, error: Exception) -> str:
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:
-    """Refuse what is no causal LM, and caches that cannot be padded and joined."""
+    """Refuse what is no causal LM."""
     classes: Any = _CausalLM._model_mapping.get(type(config), ())
     classes = classes if isinstance(classes, tuple) else (classes,)
     names = {cls.__name__ for cls in classes}
@@ -174,16 +206,24 @@ def _check_config(name: str, config: PreTrainedConfig) -> None:
     if not names & stated or config.is_encoder_decoder:
         what = ", ".join(sorted(stated)) or config.model_type
         raise ModelLoadError(f"model {name!r} is not a causal language model but {what}")
-    layers = DynamicCache(config=config).layers
-    odd = {type(layer).__name__ for layer in layers} - {
-        DynamicLayer.__name__,
-        DynamicSlidingWindowLayer.__name__,
-    }
-    if odd or any(getattr(cls, "_is_stateful", False) for cls in classes):
-        raise ModelLoadError(
-            f"model {name!r} ({config.model_type}) keeps a recurrent or hybrid state, "
-            "which this engine cannot batch"
-        )
+
+
+def unusual_layers(model: PreTrainedModel) -> frozenset[str]:
+    """Return the kinds of layers whose cache is more, or less, than the keys and values of tokens.
+
+    A model that keeps a state outside the layers of a cache has the kind `recurrent`.
+
+    Raises:
+        ModelLoadError: transformers makes no cache from its config.
+    """
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except AttributeError as error:
+        what = f"a {model.config.model_type} model does not say what its layers keep"
+        raise ModelLoadError(f"{what}: {_one_line(error)}") from error
+    kinds = {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+    names = {kind.__name__ for kind in kinds}
+    return frozenset(names | ({"recurrent"} if model._is_stateful else set()))
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -235,14 +275,23 @@ def _load_weights(
     return model
 
 
-def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    text_config: Any = config.get_text_config(decoder=True)
+def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    text_config: Any = model.config.get_text_config(decoder=True)
     length = getattr(text_config, "max_position_embeddings", None)
     # A tokenizer that does not know its limit states one of 10**30.
     length = length or min(tokenizer.model_max_length, 10**9)
-    if length == 10**9:
-        raise ModelLoadError(f"a {config.model_type} model does not say how long its context is")
-    return int(length)
+    if length < 10**9:
+        return int(length)
+    if not unusual_layers(model):
+        raise ModelLoadError(
+            f"a {model.config.model_type} model does not say how long its context is"
+        )
+    logger.warning(
+        "%s states no context length: it is taken as %d tokens",
+        type(model).__name__,
+        UNSTATED_CONTEXT_TOKENS,
+    )
+    return UNSTATED_CONTEXT_TOKENS
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

@@ -35,6 +35,11 @@ class PaddedCache:
         """L, the length of the longest row."""
         return max(self.lengths, default=0)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all layers, padding included."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
     def take(self, rows: Sequence[int]) -> "PaddedCache":
         """Return a cache of these rows alone, in this order."""
         lengths = tuple(self.lengths[row] for row in rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from worker.engine import attention
 from worker.engine.loader import LoadedModel
 from worker.engine.padded_cache import PaddedCache, merge
-from worker.engine.runner import Chunk
+from worker.engine.runner import CacheStats, Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,12 @@ class PaddedRunner:
     joins the batch with its first chunk of one token.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, max_batch_size: int) -> None:
         """Start with an empty cache.
 
         Args:
             loaded: The model to run; only this runner's thread may run it.
+            max_batch_size: Sequences that run at once at most.
         """
         if loaded.model.config._attn_implementation == attention.NAME:
             loaded.model.set_attn_implementation("eager")
@@ -56,10 +57,37 @@ class PaddedRunner:
         self._device = loaded.device
         self._accepted = frozenset(inspect.signature(loaded.model.forward).parameters)
         self._groups: tuple[_Group, ...] = ()
+        self._max_num_rows = max_batch_size
+        self._context_length = loaded.context_length
+        self._num_looked_up = 0
 
-    def place(self, key: int, token_ids: Sequence[int]) -> int:
-        """Nothing is kept of ended sequences; see `Runner.place`."""
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The context; see `Runner.max_sequence_tokens`."""
+        return self._context_length
+
+    @property
+    def stats(self) -> CacheStats:
+        """The cache as it is now; see `Runner.stats`. Padding is not counted."""
+        used = sum(sum(group.cache.lengths) for group in self._groups)
+        return CacheStats(
+            capacity_tokens=self._max_num_rows * self._context_length,
+            used_tokens=used,
+            reusable_tokens=0,
+            size_bytes=sum(group.cache.num_bytes for group in self._groups),
+            queries=self._num_looked_up,
+            hits=0,
+            evictions=0,
+        )
+
+    def place(self, key: int, token_ids: Sequence[int], *, reuse: bool = True) -> int:
+        """Nothing is kept of ended sequences, and room is not limited; see `Runner.place`."""
+        self._num_looked_up += len(token_ids)
         return 0
+
+    def reserve(self, key: int, num_tokens: int) -> bool:
+        """Room is not limited; see `Runner.reserve`."""
+        return True
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -75,12 +103,14 @@ class PaddedRunner:
             group, groups = _gather(groups, keys)
             _check_starts(group, chunk_of)
             ids_BT = torch.tensor([list(chunk_of[k].token_ids) for k in group.keys])
-            logits_BV, cache = self._forward(group.cache, ids_BT.to(self._device))
+            num_logits = max(chunk_of[key].num_logits for key in group.keys)
+            logits_BTV, cache = self._forward(group.cache, ids_BT.to(self._device), num_logits)
             groups = (*groups, _Group(group.keys, cache))
-            logits |= dict(zip(group.keys, logits_BV, strict=True))
+            for key, logits_TV in zip(group.keys, logits_BTV, strict=True):
+                logits[key] = logits_TV[-chunk_of[key].num_logits :]
         # Only now: a forward that raised has changed nothing.
         self._groups = groups
-        return torch.stack([logits[chunk.key] for chunk in chunks])
+        return torch.cat([logits[chunk.key] for chunk in chunks])
 
     @torch.inference_mode()
     def free(self, keys: Collection[int]) -> None:
@@ -100,7 +130,9 @@ class PaddedRunner:
         for group in self._groups:
             group.cache.check_integrity()
 
-    def _forward(self, cache: PaddedCache, ids_BT: Tensor) -> tuple[Tensor, PaddedCache]:
+    def _forward(
+        self, cache: PaddedCache, ids_BT: Tensor, num_logits: int
+    ) -> tuple[Tensor, PaddedCache]:
         num_new = ids_BT.shape[1]
         lengths_B1 = torch.tensor(cache.lengths, device=self._device)[:, None]
         columns = torch.arange(cache.num_columns + num_new, device=self._device)
@@ -109,11 +141,11 @@ class PaddedRunner:
             "input_ids": ids_BT,
             "attention_mask": (columns >= cache.num_columns - lengths_B1).long(),
             "position_ids": lengths_B1 + torch.arange(num_new, device=self._device),
-            "logits_to_keep": 1,
+            "logits_to_keep": num_logits,
         }
         accepted = {name: value for name, value in inputs.items() if name in self._accepted}
         output = self._model(**accepted, past_key_values=dynamic, use_cache=True)
-        return output.logits[:, -1], cache.grown(dynamic, num_new)
+        return output.logits[:, -num_logits:], cache.grown(dynamic, num_new)
 
 
 def _gather(groups: Sequence[_Group], keys: Sequence[int]) -> tuple[_Group, tuple[_Group, ...]]:

@@ -2,7 +2,7 @@
 
 A runner knows sequences by an integer key and knows nothing of requests, sampling or text.
 
-Shape suffixes (this file): B = rows, one per sequence; V = vocabulary.
+Shape suffixes (this file): N = rows, the wanted tokens of all chunks; V = vocabulary.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,25 +20,74 @@ class Chunk:
         key: The sequence.
         token_ids: At least one id to run and cache.
         start: How many of the sequence's tokens are cached already; 0 for a new key.
+        num_logits: Of how many of its last tokens the logits are wanted.
     """
 
     key: int
     token_ids: Sequence[int]
     start: int
+    num_logits: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """How full the cache is, and what it has saved since the model was loaded.
+
+    Attributes:
+        capacity_tokens: Tokens that fit, over all sequences.
+        used_tokens: Tokens that are held for sequences which run.
+        reusable_tokens: Tokens that ended sequences left, given up as soon as room is needed.
+        size_bytes: Memory of the used and the reusable ones.
+        queries: Prompt tokens that were looked up.
+        hits: Of these, tokens that were there.
+        evictions: Times that tokens were given up for others.
+    """
+
+    capacity_tokens: int
+    used_tokens: int
+    reusable_tokens: int
+    size_bytes: int
+    queries: int
+    hits: int
+    evictions: int
 
 
 class Runner(Protocol):
     """Forward passes over a cache that outlives them."""
 
-    def place(self, key: int, token_ids: Sequence[int]) -> int:
-        """Make room for a new sequence, before its first chunk.
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Tokens of one sequence at most: the context, or less where the cache holds less."""
+        ...
+
+    @property
+    def stats(self) -> CacheStats:
+        """The cache as it is now."""
+        ...
+
+    def place(self, key: int, token_ids: Sequence[int], *, reuse: bool = True) -> int | None:
+        """Take in a new sequence, before its first chunk.
 
         Args:
             key: The sequence.
-            token_ids: All its tokens so far.
+            token_ids: All its tokens so far, for which there shall be room.
+            reuse: Whether it may begin with what others left; not where it wants all its logits.
 
         Returns:
-            How many of the first of them are cached already and need not run, fewer than all.
+            How many of the first of them are cached already and need not run, fewer than all;
+            None where there is no room for them now, and then nothing has changed.
+        """
+        ...
+
+    def reserve(self, key: int, num_tokens: int) -> bool:
+        """Make sure that the next tokens of a sequence have room.
+
+        Args:
+            key: A sequence that was placed.
+            num_tokens: How many tokens its next chunk has.
+
+        Returns:
+            Whether they have it; if not, nothing has changed.
         """
         ...
 
@@ -48,10 +97,12 @@ class Runner(Protocol):
         All or nothing: when it raises, the cache is as it was before.
 
         Args:
-            chunks: At least one, each of another sequence; others are left alone.
+            chunks: At least one, each of another sequence, for which `reserve` found room; others
+                are left alone.
 
         Returns:
-            Logits (B, V) of each chunk's last token, in the order of the chunks.
+            Logits (N, V) of the wanted tokens of each chunk, of its last token alone unless it says
+            otherwise, in the order of the chunks and of their tokens.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Choose how a model is run: over our own cache where its attention can be ours, else padded.
+"""Choose how a model is run: over our own cache where its attention can be ours, else over theirs.
 
 Nothing is taken on trust: a model that is set to our attention has to give, on a short probe, the
 logits that it gives with transformers' own.
@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.loader import LoadedModel
+from worker.engine.block_table import BLOCK_TOKENS
+from worker.engine.loader import LoadedModel, unusual_layers
 from worker.engine.padded_runner import PaddedRunner
+from worker.engine.paged_runner import PagedRunner
 from worker.engine.runner import Chunk, Runner
 from worker.engine.slot_runner import SlotRunner
+from worker.engine.state_probe import choose_state_runner
 
 logger = logging.getLogger(__name__)
+
+SLOT_DEVICES = frozenset({"cpu"})
+"""Where a sequence lies in one piece, in memory that costs nothing before it is written; elsewhere
+it lies in blocks."""
 
 # A chunk from nothing, one after it, and single tokens: each takes another path.
 _PROBE = (13, 9, 1, 1)
@@ -23,29 +30,65 @@ _MOST_OFF = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
-def choose_runner(loaded: LoadedModel, max_batch_size: int) -> Runner:
+def choose_runner(
+    loaded: LoadedModel, max_batch_size: int, cache_bytes: int | None = None
+) -> Runner:
     """Return the fastest runner that is right for the model, and log why it is not the fast one.
 
     Args:
         loaded: The model; its attention is set.
         max_batch_size: Sequences that may run at once.
+        cache_bytes: Memory of the cache at most; None: a whole context for each sequence.
+
+    Raises:
+        ModelLoadError: The model keeps a state with which it cannot be continued.
     """
     why_not = _why_not_slots(loaded)
     if why_not is None:
         usual = loaded.model.config._attn_implementation
         loaded.model.set_attn_implementation("eager")
         expected = _usual_logits(loaded)
-        runner = SlotRunner(loaded, max_batch_size)
+        runner = _runner_to_probe(loaded, max_batch_size)
         why_not = _why_wrong(loaded, runner, expected)
         if why_not is None:
-            return runner
+            return _give_memory(runner, loaded, max_batch_size, cache_bytes)
         loaded.model.set_attn_implementation(usual)
+    if unusual_layers(loaded.model):
+        most_off = _MOST_OFF[loaded.dtype]
+        return choose_state_runner(loaded, max_batch_size, cache_bytes, most_off, why_not)
     logger.warning("%s runs on the slower padded cache: %s", loaded.architecture, why_not)
-    return PaddedRunner(loaded)
+    return PaddedRunner(loaded, max_batch_size)
+
+
+def _runner_to_probe(loaded: LoadedModel, max_batch_size: int) -> SlotRunner | PagedRunner:
+    if loaded.device.type in SLOT_DEVICES:
+        return SlotRunner(loaded, max_batch_size)
+    return PagedRunner(loaded, -(-sum(_PROBE) // BLOCK_TOKENS))
+
+
+def _give_memory(
+    runner: SlotRunner | PagedRunner,
+    loaded: LoadedModel,
+    max_batch_size: int,
+    cache_bytes: int | None,
+) -> Runner:
+    """What a token takes is known now that the probe has run."""
+    if isinstance(runner, SlotRunner):
+        if cache_bytes is not None:
+            runner.limit_memory(cache_bytes)
+        return runner
+    num_blocks = max_batch_size * -(-loaded.context_length // BLOCK_TOKENS)
+    if cache_bytes is not None:
+        num_blocks = max(1, min(num_blocks, cache_bytes // runner.block_bytes))
+    return PagedRunner(loaded, num_blocks)
 
 
 def _why_not_slots(loaded: LoadedModel) -> str | None:
     config: Any = loaded.model.config.get_text_config(decoder=True)
+    # A layer that shares another one's keys has none of its own, which is no state.
+    unusual = unusual_layers(loaded.model) - {"DummyLayer"}
+    if unusual:
+        return f"it keeps more than keys and values: {', '.join(sorted(unusual))}"
     if not loaded.model._supports_attention_backend:
         return "its attention cannot be replaced"
     unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
@@ -66,7 +109,9 @@ def _usual_logits(loaded: LoadedModel) -> Tensor:
     return logits.float()
 
 
-def _why_wrong(loaded: LoadedModel, runner: SlotRunner, expected_TV: Tensor) -> str | None:
+def _why_wrong(
+    loaded: LoadedModel, runner: SlotRunner | PagedRunner, expected_TV: Tensor
+) -> str | None:
     ids, done, key = _probe_ids(loaded), 0, -1
     runner.place(key, ids)
     try:
@@ -87,7 +132,7 @@ def _why_wrong(loaded: LoadedModel, runner: SlotRunner, expected_TV: Tensor) -> 
     return _why_windows_differ(loaded, runner)
 
 
-def _why_windows_differ(loaded: LoadedModel, runner: SlotRunner) -> str | None:
+def _why_windows_differ(loaded: LoadedModel, runner: SlotRunner | PagedRunner) -> str | None:
     """A window longer than the probe shows in no logit: compare what was asked for."""
     config: Any = loaded.model.config.get_text_config(decoder=True)
     for layer, kind in enumerate(getattr(config, "layer_types", None) or ()):

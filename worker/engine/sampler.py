@@ -3,32 +3,37 @@
 Pure functions: no state, no sequence ids, no KV cache. Randomness enters only
 through `uniform`, so an outcome depends on neither batch nor slot.
 
-Shape suffixes (this file): B = rows, one per sequence; V = vocabulary; C =
-candidates, the tokens that top-k leaves, in ascending order of score; 1 = a
-broadcast dimension.
+Shape suffixes (this file): B = rows, one per sequence; V = vocabulary; M = the
+tokens that are looked at, in ascending order of id.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from worker.engine.filters import shortlist, weights
 from worker.engine.philox import philox4x32
 from worker.engine.sequence import SamplingParams
 
 _WORD = 0xFFFFFFFF
 
+NUMBERS_AT_ONCE = 2**18
+"""On a CPU what is computed over a whole vocabulary stays in its cache."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class SamplingRow:
-    """What the sampler needs to know of one sequence.
+    """What the sampler needs to know of one sequence; it serves for all of its tokens.
 
     Attributes:
         params: Its sampling parameters.
         prompt_ids: Counted by the repetition penalty only.
-        completion_ids: Counted by all penalties; its length is the position of the draw.
+        completion_ids: Counted by all penalties; its length is the position of the draw. The
+            caller's own list, which grows.
         end_ids: Ids that `min_tokens` suppresses.
         choice: Which of a job's completions it is.
     """
@@ -38,6 +43,27 @@ class SamplingRow:
     completion_ids: Sequence[int]
     end_ids: frozenset[int]
     choice: int = 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether `min_tokens` still suppresses an end."""
+        return len(self.completion_ids) < self.params.min_tokens and bool(self.end_ids)
+
+    @cached_property
+    def suppressed(self) -> Tensor:
+        """The end ids, int64."""
+        return torch.tensor([*self.end_ids])
+
+    @cached_property
+    def read(self) -> Tensor:
+        """The prompt's ids, each once, int64."""
+        return torch.tensor([*set(self.prompt_ids)], dtype=torch.int64)
+
+    @cached_property
+    def bias(self) -> tuple[Tensor, Tensor]:
+        """The ids that have a logit bias, int64, and their biases, fp32."""
+        ids = torch.tensor([token_id for token_id, _ in self.params.logit_bias])
+        return ids, torch.tensor([bias for _, bias in self.params.logit_bias])
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -53,7 +79,11 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return float((high << 32 | low) >> 11) * 2.0**-53
 
 
-def sample(logits_BV: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
+def sample(
+    logits_BV: Tensor,
+    rows: Sequence[SamplingRow],
+    allowed: Mapping[int, Tensor] | None = None,
+) -> list[int]:
     """Choose the next token of every row by its own parameters.
 
     This operation will not modify the logits.
@@ -61,40 +91,57 @@ def sample(logits_BV: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     Args:
         logits_BV: Finite scores, any float dtype and device.
         rows: One per row of the logits, in order.
+        allowed: For some rows by their index: which tokens may be chosen, bool (V,), at least one
+            of them True.
 
     Returns:
         One token id per row.
     """
     assert len(logits_BV) == len(rows)
     scores_BV = penalize(logits_BV, rows)
-    token_ids_B = scores_BV.argmax(dim=-1)
-    drawn = [index for index, row in enumerate(rows) if not row.params.is_greedy]
-    if drawn:
-        draws = [
-            uniform(row.params.seed, row.choice, len(row.completion_ids))
-            for row in (rows[index] for index in drawn)
-        ]
-        probs_BV = probabilities(scores_BV[drawn], [rows[index].params for index in drawn])
-        uniform_B = torch.tensor(draws, dtype=torch.float64, device=probs_BV.device)
-        token_ids_B[drawn] = draw(probs_BV, uniform_B)
-    return [int(token_id) for token_id in token_ids_B.tolist()]
+    if allowed and scores_BV is logits_BV:
+        scores_BV = logits_BV.clone()
+    for index, allowed_V in (allowed or {}).items():
+        scores_BV[index].masked_fill_(~allowed_V, -torch.inf)
+    greedy = [index for index, row in enumerate(rows) if row.params.is_greedy]
+    if len(greedy) == len(rows):
+        return list(scores_BV.argmax(dim=-1).tolist())
+    token_ids = dict(zip(greedy, scores_BV[greedy].argmax(dim=-1).tolist(), strict=True))
+    drawn = [index for index in range(len(rows)) if index not in token_ids]
+    for part in _outcomes(scores_BV, drawn, [rows[index].params for index in drawn]):
+        draws = [_uniform_of(rows[drawn[at]]) for at in part.rows]
+        uniform_B = torch.tensor(draws, dtype=torch.float64, device=scores_BV.device)
+        index_B = draw(part.weights_BM, uniform_B)
+        if part.ids_BM is not None:
+            index_B = part.ids_BM.gather(1, index_B[:, None]).squeeze(1)
+        token_ids.update(zip((drawn[at] for at in part.rows), index_B.tolist(), strict=True))
+    return [token_ids[index] for index in range(len(rows))]
+
+
+def finite_rows(logits_BV: Tensor) -> list[bool]:
+    """Say of each row whether all of its logits are finite."""
+    # A finite sum has finite terms only, and takes a fraction of the time.
+    is_finite = logits_BV.sum(dim=-1, dtype=torch.float32).isfinite()
+    if not is_finite.all():
+        is_finite = logits_BV.isfinite().all(dim=-1)
+    return list(is_finite.tolist())
 
 
 def penalize(logits_BV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-    """Apply penalties and `min_tokens` to the rows that ask for them.
+    """Apply penalties, logit biases and `min_tokens`, in this order, where they are asked for.
 
     Returns:
         fp32 scores (B, V); a new tensor if anything changed.
 
     Source:
         Keskar et al. 2019, repetition penalty (arXiv:1909.05858); presence and
-        frequency penalties as the OpenAI API documents them.
+        frequency penalties and logit biases as the OpenAI API documents them.
     """
     scores_BV = logits_BV.float()
     changing = [
         index
         for index, row in enumerate(rows)
-        if row.params.has_penalties or len(row.completion_ids) < row.params.min_tokens
+        if row.params.has_penalties or row.params.logit_bias or row.is_short
     ]
     if changing and scores_BV is logits_BV:
         scores_BV = logits_BV.clone()
@@ -107,25 +154,27 @@ def _penalize_row(scores_V: Tensor, row: SamplingRow) -> None:
     """Change one row in place."""
     params, device = row.params, scores_V.device
     if params.repetition_penalty != 1:
-        seen = torch.tensor([*{*row.prompt_ids, *row.completion_ids}], device=device)
+        # An id that is here twice is written twice, with the same score.
+        written = torch.tensor(row.completion_ids, dtype=torch.int64)
+        seen = torch.cat([row.read, written]).to(device)
         scores = scores_V[seen]
         factor = params.repetition_penalty
         scores_V[seen] = torch.where(scores < 0, scores * factor, scores / factor)
-    if row.completion_ids:
+    if row.completion_ids and (params.presence_penalty != 0 or params.frequency_penalty != 0):
         counts = Counter(row.completion_ids)
         counted = torch.tensor([*counts], device=device)
         count_per_id = torch.tensor([*counts.values()], device=device)
         scores_V[counted] -= params.presence_penalty + params.frequency_penalty * count_per_id
-    if len(row.completion_ids) < params.min_tokens and row.end_ids:
-        scores_V[torch.tensor([*row.end_ids], device=device)] = -torch.inf
+    if params.logit_bias:
+        ids, bias = row.bias
+        scores_V[ids.to(device)] += bias.to(device)
+    if row.is_short:
+        ids = row.suppressed.to(device)
+        scores_V[ids[ids < len(scores_V)]] = -torch.inf  # a model may name an end that it lacks
 
 
 def probabilities(scores_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Return the distribution that each row is drawn from.
-
-    Temperature, top-k, top-p and min-p in this order, each with the meaning that
-    transformers' logits processors give it: top-k keeps ties with the k-th score,
-    top-p keeps the token that crosses it, min-p looks at what top-p left.
+    """Return the distribution that each row is drawn from; see `filters`.
 
     Args:
         scores_BV: fp32, at least one finite score in each row.
@@ -133,67 +182,75 @@ def probabilities(scores_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor
 
     Returns:
         fp32 probabilities (B, V); tokens that a filter dropped have 0.
-
-    Source:
-        Holtzman et al. 2020, nucleus sampling (arXiv:1904.09751); Nguyen et al.
-        2024, min-p (arXiv:2407.01082).
     """
-    temperature_B1 = _column([p.temperature for p in params], scores_BV)
-    # Relative to the best score, so that a small temperature cannot overflow.
-    scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / temperature_B1
-    scores_BV = _apply_top_k(scores_BV, [p.top_k for p in params])
-    if any(p.top_p < 1 or p.min_p > 0 for p in params):
-        scores_BV = _apply_top_p_and_min_p(scores_BV, params)
-    return scores_BV.softmax(dim=-1)
+    found_BV = torch.zeros_like(scores_BV, dtype=torch.float64)
+    for part in _outcomes(scores_BV, range(len(params)), params):
+        weights_BM = part.weights_BM.double()
+        if part.ids_BM is not None:
+            found_BM = found_BV.new_zeros(len(part.rows), found_BV.shape[1])
+            weights_BM = found_BM.scatter_add_(1, part.ids_BM, weights_BM)
+        found_BV[part.rows] = weights_BM / weights_BM.sum(dim=-1, keepdim=True)
+    return found_BV.float()
 
 
-def draw(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Pick the token where each row's cumulative probability passes its draw.
+def draw(weights_BM: Tensor, uniform_B: Tensor) -> Tensor:
+    """Pick the token where each row's cumulative weight passes its draw.
 
     Tokens stay in vocabulary order: a rounding difference between two batches
     then only moves a border a little, where sorting could swap two tokens.
 
     Args:
-        probs_BV: Non-negative, each row with a positive sum.
+        weights_BM: Non-negative, each row with a positive sum.
         uniform_B: fp64 draws in [0, 1), one per row.
 
     Returns:
-        int64 token ids (B,), each with a positive probability.
+        int64 indices (B,), each of a token with a positive weight.
     """
-    cumulative_BV = probs_BV.double().cumsum(dim=-1)
+    cumulative_BM = weights_BM.double().cumsum(dim=-1)
     # A draw is at most 1 - 2**-53, so even rounded the target stays below the total.
-    target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(-1)
+    target_B1 = uniform_B[:, None] * cumulative_BM[:, -1:]
+    return torch.searchsorted(cumulative_BM, target_B1, right=True).squeeze(-1)
 
 
-def _apply_top_k(scores_BV: Tensor, top_k: Sequence[int]) -> Tensor:
-    vocab_size = scores_BV.shape[-1]
-    limits = [min(k or vocab_size, vocab_size) for k in top_k]
-    widest = max((k for k in limits if k < vocab_size), default=0)
-    if not widest:
-        return scores_BV
-    best_BC = scores_BV.topk(widest, dim=-1).values
-    index_B1 = torch.tensor([min(k, widest) - 1 for k in limits], device=scores_BV.device)[:, None]
-    is_off_B1 = torch.tensor([k == vocab_size for k in limits], device=scores_BV.device)[:, None]
-    threshold_B1 = best_BC.gather(1, index_B1).masked_fill(is_off_B1, -torch.inf)
-    return scores_BV.masked_fill(scores_BV < threshold_B1, -torch.inf)
+def _uniform_of(row: SamplingRow) -> float:
+    return uniform(row.params.seed, row.choice, len(row.completion_ids))
 
 
-def _apply_top_p_and_min_p(scores_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    # Only what top-k left is sorted: a sort of the whole vocabulary is the
-    # dearest part of a step.
-    num_candidates = int(scores_BV.isfinite().sum(dim=-1).max())
-    best = scores_BV.topk(num_candidates, dim=-1)
-    scores_BC, ids_BC = best.values.flip(-1), best.indices.flip(-1)
-    cut_B1 = _column([1 - p.top_p if p.top_p < 1 else -1.0 for p in params], scores_BV)
-    dropped_BC = scores_BC.softmax(dim=-1).cumsum(dim=-1) <= cut_B1
-    dropped_BC[:, -1] = False
-    scores_BC = scores_BC.masked_fill(dropped_BC, -torch.inf)
-    min_p_B1 = _column([p.min_p for p in params], scores_BV)
-    probs_BC = scores_BC.softmax(dim=-1)
-    scores_BC = scores_BC.masked_fill(probs_BC < min_p_B1 * probs_BC[:, -1:], -torch.inf)
-    return torch.full_like(scores_BV, -torch.inf).scatter(1, ids_BC, scores_BC)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What some of the rows are drawn from.
+
+    Attributes:
+        rows: Their places among those that are drawn.
+        weights_BM: How likely each token is, up to a factor of its row's own.
+        ids_BM: Which tokens these are; None: the whole vocabulary, in order.
+    """
+
+    rows: list[int]
+    weights_BM: Tensor
+    ids_BM: Tensor | None = None
 
 
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+def _outcomes(
+    scores_BV: Tensor, drawn: Sequence[int], params: Sequence[SamplingParams]
+) -> Iterator[_Part]:
+    """Tell what the rows at `drawn` may give, each in the way that costs it least."""
+    filtered = [at for at, p in enumerate(params) if p.has_filters]
+    wide = [at for at, p in enumerate(params) if not p.has_filters]
+    if filtered:
+        scores = _take(scores_BV, [drawn[at] for at in filtered])
+        ids_BC, weights_BC, is_all = shortlist(scores, [params[at] for at in filtered])
+        inner = [index for index, whole in enumerate(is_all) if whole]
+        yield _Part([filtered[index] for index in inner], weights_BC[inner], ids_BC[inner])
+        wide += [at for at, whole in zip(filtered, is_all, strict=True) if not whole]
+    step = len(wide) or 1
+    if scores_BV.device.type == "cpu":
+        step = max(1, NUMBERS_AT_ONCE // scores_BV.shape[1])
+    for start in range(0, len(wide), step):
+        rows = wide[start : start + step]
+        scores = _take(scores_BV, [drawn[at] for at in rows])
+        yield _Part(rows, weights(scores, [params[at] for at in rows]))
+
+
+def _take(scores_BV: Tensor, rows: list[int]) -> Tensor:
+    return scores_BV if rows == [*range(len(scores_BV))] else scores_BV[rows]

@@ -1,13 +1,15 @@
 """Decide which sequences run in the next step, and how many tokens of each.
 
-Decodes first, then prefill within a token budget. Knows nothing about the model,
-its cache or text.
+Decodes first, then prefill within a token budget. Where the cache is full, the sequence that came
+last in the lowest class gives way and is computed again later. Knows nothing about the model, text
+or how a cache is kept.
 """
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 
 from worker.engine.live_sequence import LiveSequence
+from worker.engine.runner import Runner
 
 PREFILL_BUDGET_TOKENS = 512
 """Prompt tokens a step at most, so that a long prompt stalls no decode for long."""
@@ -19,24 +21,25 @@ class Scheduler:
     def __init__(
         self,
         max_batch_size: int,
-        place: Callable[[LiveSequence], int],
+        runner: Runner,
         prefill_budget_tokens: int = PREFILL_BUDGET_TOKENS,
     ) -> None:
         """Start empty.
 
         Args:
             max_batch_size: Sequences that may run at once, those in prefill counted.
-            place: Makes room for a sequence that is admitted; returns how many of its tokens are
-                cached already.
+            runner: Has the cache in which sequences are placed, and of which they are freed.
             prefill_budget_tokens: Prompt tokens a step at most, over all sequences.
         """
         assert max_batch_size > 0
         assert prefill_budget_tokens > 0
         self._max_batch_size = max_batch_size
-        self._place = place
+        self._runner = runner
         self._prefill_budget_tokens = prefill_budget_tokens
         self._waiting: list[LiveSequence] = []
         self._running: list[LiveSequence] = []
+        self._is_cache_full = False
+        self.num_preempted = 0
 
     @property
     def num_running(self) -> int:
@@ -51,9 +54,14 @@ class Scheduler:
         """Queue a sequence behind those of its priority."""
         bisect.insort(self._waiting, sequence, key=_turn)
 
-    def remove(self, sequence: LiveSequence) -> None:
-        """Take a sequence out, wherever it is; its place is free for the next step."""
-        (self._waiting if sequence.started_s is None else self._running).remove(sequence)
+    def remove(self, sequences: Collection[LiveSequence]) -> None:
+        """Take sequences out, wherever they are; their places are free for the next step."""
+        for sequence in sequences:
+            (self._running if sequence.is_running else self._waiting).remove(sequence)
+        keys = {sequence.key for sequence in sequences if sequence.is_running}
+        if keys:
+            self._runner.free(keys)
+            self._is_cache_full = False
 
     def overdue(self, now: float) -> list[LiveSequence]:
         """Return the sequences whose execution time is used up."""
@@ -65,10 +73,37 @@ class Scheduler:
         Admits from the queue while there is room and budget.
 
         Args:
-            now: The clock, in seconds; execution time starts here for what is admitted.
+            now: The clock, in seconds; execution time starts here for what is admitted, and stops
+                for what gives way.
         """
-        decodes = [(sequence, 1) for sequence in self._running if sequence.is_decoding]
+        decodes = list(self._plan_decodes(now))
         return decodes + list(self._plan_prefill(now))
+
+    def _plan_decodes(self, now: float) -> Iterator[tuple[LiveSequence, int]]:
+        # In order of their turns: what gives way comes later in it, so it is in no plan yet.
+        for sequence in sorted(self._running, key=_turn):
+            if sequence.is_running and sequence.is_decoding and self._reserve(sequence, now):
+                yield sequence, 1
+
+    def _reserve(self, sequence: LiveSequence, now: float) -> bool:
+        """Make room for one more token, if need be that of others or, last of all, by waiting."""
+        while not self._runner.reserve(sequence.key, 1):
+            last = max(self._running, key=_turn)
+            assert len(self._running) > 1, "a sequence alone has room"
+            self._preempt(last, now)
+            if last is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: LiveSequence, now: float) -> None:
+        """Let a sequence wait again; what it has cached may be gone when it comes back."""
+        self._running.remove(sequence)
+        self._runner.free({sequence.key})
+        sequence.preempt(now)
+        self.add(sequence)
+        self.num_preempted += 1
+        # Who is admitted now would take the room that the others need to go on.
+        self._is_cache_full = True
 
     def _plan_prefill(self, now: float) -> Iterator[tuple[LiveSequence, int]]:
         budget = self._prefill_budget_tokens
@@ -78,15 +113,25 @@ class Scheduler:
             if sequence is None:
                 return
             num_tokens = min(budget, sequence.num_pending)
+            has_room = self._runner.reserve(sequence.key, num_tokens)
+            assert has_room, "it was placed with room for all its tokens"
             budget -= num_tokens
             yield sequence, num_tokens
 
     def _admit(self, now: float) -> LiveSequence | None:
         if not self._waiting or len(self._running) >= self._max_batch_size:
             return None
-        sequence = self._waiting.pop(0)
-        sequence.started_s = now
-        sequence.begin_cached(self._place(sequence))
+        if self._is_cache_full and self._running:
+            return None
+        sequence = self._waiting[0]
+        # What is taken from the cache gives no logits.
+        reuse = not sequence.lacks_prompt_logprobs
+        num_cached = self._runner.place(sequence.key, sequence.token_ids, reuse=reuse)
+        if num_cached is None:
+            assert self._running, "a sequence alone has room"
+            return None
+        del self._waiting[0]
+        sequence.begin(now, num_cached)
         self._running.append(sequence)
         return sequence
 
@@ -95,8 +140,8 @@ class Scheduler:
         assert len(self._running) <= self._max_batch_size
         turns = [_turn(sequence) for sequence in self._waiting]
         assert turns == sorted(turns), f"the queue is out of order: {turns}"
-        assert all(sequence.started_s is None for sequence in self._waiting)
-        assert all(sequence.started_s is not None for sequence in self._running)
+        assert not any(sequence.is_running for sequence in self._waiting)
+        assert all(sequence.is_running for sequence in self._running)
         assert all(sequence.num_pending > 0 for sequence in self)
         assert all(sequence.transcript.finish_reason is None for sequence in self)
         keys = [sequence.key for sequence in self]

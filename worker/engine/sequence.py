@@ -6,6 +6,12 @@ Plain frozen values: they know nothing of tensors, threads or the model.
 from dataclasses import dataclass
 from enum import StrEnum
 
+MAX_CHOICES = 128
+MAX_LOGIT_BIASES = 1024
+MAX_LOGPROBS = 20
+MAX_STOP_IDS = 1024
+LEAST_LOGPROB = -9999.0
+
 
 class FinishReason(StrEnum):
     """Why a sequence ended."""
@@ -32,9 +38,17 @@ class SamplingParams:
         frequency_penalty: Subtracted per occurrence in the completion; 0 is off.
         seed: Any integer; its low 64 bits count.
         stop: Strings that end the sequence and are cut from its text.
-        stop_token_ids: Ids that end the sequence as an eos id does.
+        stop_token_ids: Ids that end the sequence as an eos id does; at most `MAX_STOP_IDS`.
         ignore_eos: Go on after an eos id.
         min_tokens: No eos, stop id or stop string ends it before this many tokens.
+        skip_special_tokens: Special tokens have no text; else they have, but for the one that ends
+            the sequence.
+        logit_bias: Pairs of a token id and what is added to its logit, in [-100, 100], after the
+            penalties and before the temperature; at most `MAX_LOGIT_BIASES`, each id once.
+        logprobs: How many of the best tokens are listed beside each generated one, up to
+            `MAX_LOGPROBS`, with their log-probabilities; None: no log-probabilities at all.
+        prompt_logprobs: The same for each token of the prompt after the first. The prompt is then
+            read in whole, whatever of it is cached.
     """
 
     max_tokens: int
@@ -50,11 +64,20 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    skip_special_tokens: bool = True
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def is_greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether some tokens are not drawn, however likely."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def has_penalties(self) -> bool:
@@ -82,7 +105,9 @@ class Request:
         time_limit_s: Execution time allowed, over all attempts; None is no limit.
         used_s: Execution time that earlier attempts have spent.
         committed_ids: Completion tokens of an earlier attempt, replayed and then continued.
-        choice: Which of a job's `n` completions this is.
+        choice: Which of a job's `n` completions this is, from 0, below `MAX_CHOICES`.
+        grammar: A Lark grammar, see `grammar.py`, that the completion follows; it ends where the
+            grammar is fulfilled and nothing can follow, whatever `min_tokens` says.
     """
 
     request_id: str
@@ -93,6 +118,25 @@ class Request:
     used_s: float = 0.0
     committed_ids: tuple[int, ...] = ()
     choice: int = 0
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was, by the model alone.
+
+    Log-probabilities are of the model's own distribution: the log-softmax of its logits, before
+    penalties, biases, grammar and temperature. So they say what the model thinks of a text, are
+    comparable between requests, and are never -inf where a filter dropped the token.
+
+    Attributes:
+        logprob: Of the token, in nats; `LEAST_LOGPROB` at least, so that it is always finite.
+        top: The ids of the likeliest tokens with theirs, best first; of equal ones the smaller
+            id first. The token itself is in it only where it is one of them.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +179,9 @@ class Output:
         error: One line for a person, with `FinishReason.ERROR`.
         timings: Set together with `finish_reason`.
         used_s: Execution time so far, earlier attempts included.
+        logprobs: One per id of `token_ids` where they were asked for, else none.
+        prompt_logprobs: One per token of the prompt after the first, where they were asked for;
+            with the first new token only.
     """
 
     request_id: str
@@ -148,3 +195,5 @@ class Output:
     error: str | None = None
     timings: Timings | None = None
     used_s: float = 0.0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()

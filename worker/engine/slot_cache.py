@@ -1,23 +1,27 @@
 """Keys and values of several sequences, each in a slot of its own, contiguous from its first token.
 
-The memory of a slot is reserved for a whole context, and taken from the system only where something
-was written. What lies beyond a sequence's length is zero or its own: a mask alone would not hold
-back what is not a number.
+The addresses of a slot are reserved for a whole context; memory is taken from the system where
+something is written, and goes back to it once that is given up. What lies beyond a sequence's
+length is zero or its own: a mask alone would not hold back what is not a number.
 
 Shape suffixes (this file): S = slots; C = tokens of a context; K = key-value heads; D = head size;
 T = tokens of a step; H = query heads; G = query heads that share a key-value head.
 """
 
 import math
+import mmap
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from worker.engine.attention import Rules, weigh
+
+# Addresses alone are no memory: the system need not keep any for them. Python 3.11 lacks the name.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 LEAST_SHARE = 0.7
 """Of the columns that a batch of decodes reads, the share that must be of use; else it is split."""
@@ -64,8 +68,15 @@ class SlotCache:
         self._device = device
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
+        self._memory: dict[int, mmap.mmap] = {}
         self.windows: dict[int, int | None] = {}
         self._num_written = [0] * num_slots
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of one token, over all layers that were written to."""
+        tensors = (*self._keys.values(), *self._values.values())
+        return sum(t.shape[1] * t.shape[3] * t.element_size() for t in tensors)
 
     def layer(self, layer: int, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values, each (S, K, C, D)."""
@@ -85,22 +96,51 @@ class SlotCache:
         self._num_written[slot] = max(self._num_written[slot], num_tokens)
 
     def clear_after(self, slot: int, num_tokens: int) -> None:
-        """Zero what earlier sequences left in a slot after its first tokens."""
-        written = slice(num_tokens, self._num_written[slot])
-        if written.start < written.stop:
+        """Zero what others left in a slot after its first tokens, and give its memory back."""
+        num_written, self._num_written[slot] = self._num_written[slot], num_tokens
+        if num_tokens < num_written:
             for tensor in (*self._keys.values(), *self._values.values()):
-                tensor[slot, :, written] = 0
-        self._num_written[slot] = num_tokens
+                tail_KTD = tensor[slot, :, num_tokens:num_written]
+                memory = self._memory.get(tensor.data_ptr())
+                if memory is None:
+                    tail_KTD.zero_()
+                    continue
+                for tail_TD in tail_KTD:
+                    start = tail_TD.data_ptr() - tensor.data_ptr()
+                    _zero(memory, tail_TD, start)
 
     def _reserve(self, like_KTD: Tensor) -> Tensor:
         num_slots, num_tokens = self._shape
         heads, _, size = like_KTD.shape
         shape, dtype = (num_slots, heads, num_tokens, size), like_KTD.dtype
-        if self._device.type != "cpu":
+        if self._device.type != "cpu" or not hasattr(mmap, "MADV_DONTNEED"):
             return torch.zeros(shape, dtype=dtype, device=self._device)
-        # NumPy asks the system for zeros, which cost nothing until they are written; torch writes.
+        # Zeros of the system's own cost nothing until they are written, and can be given back.
         num_bytes = math.prod(shape) * dtype.itemsize
-        return torch.from_numpy(numpy.zeros(num_bytes, numpy.uint8)).view(dtype).view(shape)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        memory = mmap.mmap(-1, num_bytes, flags=flags)
+        tensor = torch.frombuffer(memory, dtype=dtype).view(shape)
+        self._memory[tensor.data_ptr()] = memory
+        return tensor
+
+
+def _zero(memory: mmap.mmap, tail_TD: Tensor, start: int) -> None:
+    """Zero a run of memory: whole pages by giving them back, the rest by hand.
+
+    Args:
+        memory: Private and anonymous, so that a page that was given back reads as zero.
+        tail_TD: The run, contiguous.
+        start: Its first byte in the memory.
+    """
+    end = start + tail_TD.numel() * tail_TD.element_size()
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first >= last:
+        tail_TD.zero_()
+        return
+    memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+    flat = tail_TD.view(-1)
+    flat[: (first - start) // tail_TD.element_size()] = 0
+    flat[(last - start) // tail_TD.element_size() :] = 0
 
 
 class SlotStep:

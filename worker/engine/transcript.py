@@ -22,7 +22,9 @@ class Transcript:
         """Start empty; `replay` brings in the request's committed ids."""
         self._params = request.params
         self._end_ids = request.params.end_ids(eos_ids)
-        self._detokenizer = Detokenizer(table, request.prompt_ids)
+        self._detokenizer = Detokenizer(
+            table, request.prompt_ids, skips_special=request.params.skip_special_tokens
+        )
         self._matcher = StopMatcher(request.params.stop)
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None

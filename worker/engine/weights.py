@@ -1,27 +1,27 @@
-"""Linear layers laid out once for the CPU's matrix units, those that read the same input as one.
+"""Replace a model's linear layers by faster ones, those that read the same input by one."""
 
-At decode a step reads every weight once, so its time is that of reading them: the layout decides
-how close this comes to what memory can do, and one wide layer reads better than three narrow ones.
-
-Shape suffixes (this file): T = tokens; I = input features; O = output features.
-"""
-
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-ROWS_HINT = 8
-"""Rows that the layout is made for: between one request and a batch of them."""
+from worker.engine.linear import FusedLinears, FusedPart, Int8Embedding, Int8Linear, PackedLinear
+
+LEAST_INT8_SHARE = 0.5
+"""Of a model's weights, the share that has to become int8 for the model to be called so."""
 
 # Layers of one block that read the same input, in the order in which the block calls them.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# Layers whose weight Mamba's code reads itself, without calling them.
+_READ_FROM_OUTSIDE = frozenset({"dt_proj"})
+
+_Kind = type[PackedLinear] | type[Int8Linear]
 
 
 def pack(model: PreTrainedModel) -> int:
-    """Replace the model's linear layers by packed ones, in place, and free what they had.
+    """Lay the linear layers out for this CPU, in place, and free what they had.
 
     Only bf16 on a CPU with bf16 matrix instructions gains; anything else is left as it is.
 
@@ -30,80 +30,74 @@ def pack(model: PreTrainedModel) -> int:
     """
     if model.dtype is not torch.bfloat16 or model.device.type != "cpu" or not _has_bf16_units():
         return 0
-    num_packed = 0
+    return _replace(model, PackedLinear)
+
+
+def make_int8(model: PreTrainedModel) -> int:
+    """Round the weights of the linear layers to int8, in place; the rest stays as it is.
+
+    So is an embedding rounded that shares its weight with the head.
+
+    Args:
+        model: In bf16 on a CPU.
+
+    Returns:
+        How many layers were replaced.
+
+    Raises:
+        ValueError: Most of the weights are in layers of another kind.
+    """
+    _turn_round(model)
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    num_linear = sum({id(m.weight): m.weight.numel() for m in linears}.values())
+    num_weights = sum(parameter.numel() for parameter in model.parameters())
+    if num_linear < LEAST_INT8_SHARE * num_weights:
+        share = num_linear / num_weights
+        raise ValueError(f"only {share:.0%} of its weights are in linear layers")
+    untyped: Any = model
+    embedding, head = untyped.get_input_embeddings(), untyped.get_output_embeddings()
+    is_tied = type(embedding) is nn.Embedding and embedding.weight is getattr(head, "weight", None)
+    num_replaced = _replace(model, Int8Linear)
+    if is_tied:
+        untyped.set_input_embeddings(Int8Embedding(embedding.weight))
+    return num_replaced
+
+
+def _replace(model: PreTrainedModel, kind: _Kind) -> int:
+    num_replaced = 0
     for block in list(model.modules()):
         for names in _SIBLINGS:
-            linears = [getattr(block, name, None) for name in names]
-            if all(type(linear) is nn.Linear for linear in linears):
-                for name, part in zip(names, _fuse(linears), strict=True):
-                    setattr(block, name, part)
-                num_packed += len(names)
+            linears: list[Any] = [getattr(block, name, None) for name in names]
+            if _can_be_one(linears):
+                fused = FusedLinears(linears, kind)
+                for index, name in enumerate(names):
+                    setattr(block, name, FusedPart(fused, index))
+                num_replaced += len(names)
         for name, child in list(block.named_children()):
-            if type(child) is nn.Linear:
-                setattr(block, name, PackedLinear(child.weight, child.bias))
-                num_packed += 1
-    return num_packed
+            if type(child) is nn.Linear and name not in _READ_FROM_OUTSIDE:
+                replaced: Any = kind(child.weight, child.bias)
+                # Mamba's code asks its head for this dtype, and for nothing else of the weight.
+                replaced.weight = torch.empty(0, dtype=torch.bfloat16)
+                setattr(block, name, replaced)
+                num_replaced += 1
+    return num_replaced
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight oneDNN has laid out."""
-
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        """Copy the weight into its new layout."""
-        super().__init__()
-        reorder: Any = torch.ops.mkldnn._reorder_linear_weight
-        self._weight = reorder(weight_OI.detach().contiguous(), ROWS_HINT)
-        self._bias = None if bias_O is None else bias_O.detach()
-
-    def forward(self, input_TI: Tensor) -> Tensor:
-        """Return input @ weight.T + bias; any leading dimensions."""
-        linear: Any = torch.ops.mkldnn._linear_pointwise
-        output: Tensor = linear(input_TI, self._weight, self._bias, "none", [], "")
-        return output
+def _can_be_one(linears: list[Any]) -> bool:
+    are_plain = all(type(linear) is nn.Linear for linear in linears)
+    return are_plain and len({linear.bias is None for linear in linears}) == 1
 
 
-class _Fused(nn.Module):
-    """Linear layers that read one input, as one."""
-
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        super().__init__()
-        self._sizes = [linear.out_features for linear in linears]
-        biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-        assert len(biases) in (0, len(linears))
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        self._linear = PackedLinear(weight, torch.cat(biases) if biases else None)
-        self._input: Tensor | None = None
-        self._outputs: tuple[Tensor, ...] = ()
-
-    def output(self, index: int, input_TI: Tensor) -> Tensor:
-        """The output of one of the layers; the first that is asked for computes all."""
-        if self._input is not input_TI:
-            self._outputs = self._linear(input_TI).split(self._sizes, dim=-1)
-            self._input = input_TI
-        output = self._outputs[index]
-        if index == len(self._sizes) - 1:
-            self._input, self._outputs = None, ()  # not kept until the next step
-        return output
-
-
-class _Part(nn.Module):
-    """Stands where one of the fused layers was."""
-
-    def __init__(self, fused: _Fused, index: int) -> None:
-        super().__init__()
-        self._fused = fused
-        self._index = index
-
-    def forward(self, input_TI: Tensor) -> Tensor:
-        """Return this layer's share."""
-        return self._fused.output(self._index, input_TI)
-
-
-def _fuse(linears: Sequence[Any]) -> list[nn.Module]:
-    if len({linear.bias is None for linear in linears}) > 1:
-        return [PackedLinear(linear.weight, linear.bias) for linear in linears]
-    fused = _Fused(linears)
-    return [_Part(fused, index) for index in range(len(linears))]
+def _turn_round(model: PreTrainedModel) -> None:
+    """Make linear layers of the GPT-2 family's, which keep their weights as (I, O)."""
+    for block in list(model.modules()):
+        for name, child in list(block.named_children()):
+            if isinstance(child, Conv1D):
+                num_in, num_out = child.weight.shape
+                linear = nn.Linear(num_in, num_out, device="meta")
+                linear.weight = nn.Parameter(child.weight.detach().T, requires_grad=False)
+                linear.bias = nn.Parameter(child.bias.detach(), requires_grad=False)
+                setattr(block, name, linear)
 
 
 def _has_bf16_units() -> bool:

@@ -18,6 +18,7 @@ from common.job_store import Claim, Claims
 from common.model_card import ModelCard
 from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome, TokenEvent
 from common.settings import Settings
+from common.token_logprobs import TokenLogprobs
 from tests.fakes import byte_tokenizer
 
 REVISION = "r1:float32"
@@ -70,7 +71,7 @@ class HandWorker:
         """Commit tokens with these texts, in one event."""
         said = self._texts[claim.record.job_id]
         ids = tuple(range(len(said), len(said) + len(texts)))
-        event = TokenEvent(len(said), ids, texts)
+        event = TokenEvent(len(said), ids, texts, logprobs=_logprobs(claim, len(said), len(texts)))
         [answer] = self._writer.append([Append(claim.record.job_id, claim.nonce, event, used_ms)])
         assert not answer.fenced
         said.extend(texts)
@@ -91,7 +92,12 @@ class HandWorker:
     ) -> None:
         """End the job with what was said, and the tail."""
         said = self._texts[claim.record.job_id]
-        choice = ChoiceResult("".join(said) + tail, tuple(range(len(said))), finish_reason)
+        choice = ChoiceResult(
+            "".join(said) + tail,
+            tuple(range(len(said))),
+            finish_reason,
+            _logprobs(claim, 0, len(said)),
+        )
         error_type, error_message = error or (None, None)
         outcome = Outcome(
             status=status,
@@ -111,6 +117,13 @@ class HandWorker:
             self.say(claim, text)
         self.end(claim, tail=tail)
         return claim.record.job_id
+
+
+def _logprobs(claim: Claim, start: int, count: int) -> tuple[TokenLogprobs, ...]:
+    """Where they were asked for: of token n -n / 4, which is the likeliest one."""
+    if claim.record.sampling.logprobs is None:
+        return ()
+    return tuple(TokenLogprobs(-n / 4, ((n, -n / 4),)) for n in range(start, start + count))
 
 
 @dataclass(frozen=True)

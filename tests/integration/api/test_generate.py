@@ -77,6 +77,9 @@ async def test_a_job_carries_all_that_was_asked_for(
         min_p=0.1,
         seed=2**63 - 1,
         stop="END",
+        stop_token_ids=[5, 6],
+        logit_bias={"70": 1.5, "9": -100},
+        logprobs=0,
         presence_penalty=-2,
         frequency_penalty=2,
         repetition_penalty=1.5,
@@ -94,6 +97,8 @@ async def test_a_job_carries_all_that_was_asked_for(
     assert (sampling.max_tokens, sampling.min_tokens, sampling.ignore_eos) == (7, 7, True)
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (1, 0.5, 3)
     assert (sampling.min_p, sampling.seed, sampling.stop) == (0.1, 2**63 - 1, ("END",))
+    assert (sampling.stop_token_ids, sampling.logprobs) == ((5, 6), 0)
+    assert sampling.logit_bias == ((9, -100.0), (70, 1.5))
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (-2, 2)
     assert (sampling.repetition_penalty, sampling.time_limit_s) == (1.5, 0.5)
 

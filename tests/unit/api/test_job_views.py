@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from api.job_views import eta_s, metrics_of, result_view, status_view
 from common.fleet import Fleet, WorkerInfo
-from common.schemas import JobRecord, JobStatus, SamplingSpec
+from common.sampling import SamplingSpec
+from common.schemas import JobRecord, JobStatus
 
 WAITING = JobRecord(
     job_id="j",

@@ -5,7 +5,8 @@ import pytest
 from api import watch as watch_module
 from api.watch import EndWait, HistoryGone, StatusChange, Update, Watch, WatchClosed
 from common.errors import RedisUnavailableError
-from common.schemas import EndEvent, JobRecord, JobStatus, SamplingSpec, StreamEvent, TokenEvent
+from common.sampling import SamplingSpec
+from common.schemas import EndEvent, JobRecord, JobStatus, StreamEvent, TokenEvent
 
 QUEUED, PROCESSING = JobStatus.QUEUED, JobStatus.PROCESSING
 

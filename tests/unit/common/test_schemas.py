@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.sampling import SamplingSpec
 from common.schemas import (
     ChoiceResult,
     EngineTimings,
@@ -13,10 +15,10 @@ from common.schemas import (
     JobStatus,
     Outcome,
     Prompt,
-    SamplingSpec,
     TokenEvent,
     unpack_event,
 )
+from common.token_logprobs import TokenLogprobs
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 IDS = st.lists(st.integers(0, 300_000), max_size=5).map(tuple)
@@ -29,6 +31,16 @@ SAMPLING = st.builds(
     top_k=st.integers(0, 1000),
     stop=st.lists(TEXT, max_size=3).map(tuple),
     ignore_eos=st.booleans(),
+    stop_token_ids=IDS,
+    logit_bias=st.dictionaries(st.integers(0, 300_000), st.floats(-100, 100), max_size=3).map(
+        lambda biases: tuple(biases.items())
+    ),
+    logprobs=st.none() | st.integers(0, 20),
+)
+LOGPROBS = st.builds(
+    TokenLogprobs,
+    st.floats(-9999, 0),
+    st.lists(st.tuples(st.integers(0, 300_000), st.floats(-9999, 0)), max_size=3).map(tuple),
 )
 
 
@@ -51,10 +63,28 @@ def test_messages_come_back_whole() -> None:
     assert Prompt.unpack(prompt.pack()) == prompt
 
 
-@given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(0, 10**6), TEXT), max_size=5))
-def test_token_events_come_back_whole(position: int, tokens: list[tuple[int, str]]) -> None:
-    event = TokenEvent(position, tuple(i for i, _ in tokens), tuple(t for _, t in tokens))
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.tuples(st.integers(0, 10**6), TEXT, LOGPROBS), max_size=5),
+    st.booleans(),
+)
+def test_token_events_come_back_whole(
+    position: int, tokens: list[tuple[int, str, TokenLogprobs]], has_logprobs: bool
+) -> None:
+    event = TokenEvent(
+        position,
+        tuple(token_id for token_id, _, _ in tokens),
+        tuple(text for _, text, _ in tokens),
+        logprobs=tuple(found for _, _, found in tokens) if has_logprobs else (),
+    )
     assert unpack_event(event.pack()) == event
+
+
+def test_a_token_event_without_logprobs_has_no_room_for_them() -> None:
+    assert TokenEvent(3, (5,), ("a",)).pack() == '{"c":0,"p":3,"i":[5],"t":["a"]}'
+    found = (TokenLogprobs(-0.5, ((5, -0.5), (7, -2.0))),)
+    packed = TokenEvent(3, (5,), ("a",), logprobs=found).pack()
+    assert packed == '{"c":0,"p":3,"i":[5],"t":["a"],"l":[[-0.5,5,-0.5,7,-2.0]]}'
 
 
 @given(SAMPLING, IDS, TEXT, st.none() | st.dictionaries(TEXT, TEXT, max_size=3))
@@ -75,8 +105,9 @@ def test_a_record_holds_all_that_was_submitted(
     assert (record.metadata, record.prompt_tokens) == (metadata, len(ids))
 
 
-def test_a_record_holds_all_of_an_outcome() -> None:
-    choice = ChoiceResult("text", (1, 2), "stop")
+@pytest.mark.parametrize("found", [(), (TokenLogprobs(-0.5), TokenLogprobs(-1.5, ((1, -0.25),)))])
+def test_a_record_holds_all_of_an_outcome(found: tuple[TokenLogprobs, ...]) -> None:
+    choice = ChoiceResult("text", (1, 2), "stop", found)
     timings = EngineTimings(0.1, 0.2, 3, 4)
     outcome = Outcome(JobStatus.FAILED, (choice,), ("",), 7, timings, "EngineError", "why")
     spec = JobSpec("job", "key", "m", "low", SamplingSpec(5, 60, 1), "token", "request")

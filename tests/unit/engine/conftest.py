@@ -9,18 +9,28 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BambaConfig,
     BloomConfig,
+    FalconH1Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     MistralConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
+    RecurrentGemmaConfig,
+    RwkvConfig,
+    Zamba2Config,
 )
 from transformers.models.auto import AutoModelForCausalLM
 
@@ -72,6 +82,16 @@ def _without(*names: str) -> dict[str, Any]:
     return {name: value for name, value in _SIZES.items() if name not in names}
 
 
+# Of models with a state.
+_STATE_SIZES: dict[str, Any] = {"hidden_size": 32, "initializer_range": 0.6}
+_MAMBA_HEADS: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 16,
+}
+
 _CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": lambda **ids: LlamaConfig(**_SIZES, **ids),
     "qwen2": lambda **ids: Qwen2Config(**_SIZES, **ids),
@@ -99,6 +119,78 @@ _CONFIGS: dict[str, Callable[..., Any]] = {
     "neox": lambda **ids: GPTNeoXConfig(**_without("head_dim", "num_key_value_heads"), **ids),
     "gpt2": lambda **ids: GPT2Config(
         n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=0.4, **ids
+    ),
+    "mamba": lambda **ids: MambaConfig(
+        **_STATE_SIZES, state_size=8, num_hidden_layers=2, time_step_rank=4, **ids
+    ),
+    "mamba2": lambda **ids: Mamba2Config(
+        **_STATE_SIZES,
+        state_size=8,
+        num_hidden_layers=2,
+        num_heads=8,
+        head_dim=8,
+        n_groups=2,
+        chunk_size=16,
+        **ids,
+    ),
+    "jamba": lambda **ids: JambaConfig(
+        **_without("head_dim"),
+        num_experts=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=8,
+        mamba_dt_rank=4,
+        **ids,
+    ),
+    "bamba": lambda **ids: BambaConfig(
+        **_without("head_dim"), **_MAMBA_HEADS, attn_layer_indices=[1], **ids
+    ),
+    "falcon_h1": lambda **ids: FalconH1Config(
+        **_without("head_dim"), **_MAMBA_HEADS, mamba_d_ssm=64, **ids
+    ),
+    "recurrent_gemma": lambda **ids: RecurrentGemmaConfig(
+        **_STATE_SIZES,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        lru_width=32,
+        attention_window_size=8,
+        **ids,
+    ),
+    "lfm2": lambda **ids: Lfm2Config(
+        **_without("head_dim"),
+        layer_types=["conv", "full_attention"],
+        block_auto_adjust_ff_dim=False,
+        **ids,
+    ),
+    "qwen3_next": lambda **ids: Qwen3NextConfig(
+        **_SIZES,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        **ids,
+    ),
+    "rwkv": lambda **ids: RwkvConfig(
+        hidden_size=32, num_hidden_layers=2, context_length=CONTEXT, **ids
+    ),
+    "zamba2": lambda **ids: Zamba2Config(
+        **_without("head_dim", "num_key_value_heads"),
+        layers_block_type=["mamba", "hybrid"],
+        num_mem_blocks=1,
+        adapter_rank=4,
+        n_mamba_heads=8,
+        mamba_headdim=8,
+        mamba_d_state=8,
+        mamba_ngroups=2,
+        chunk_size=16,
+        time_step_min=0.01,  # a forward over several tokens keeps to it, a step does not
+        **ids,
     ),
 }
 

@@ -35,8 +35,8 @@ def ids_of(backend, *tokens):
     return [backend.token_to_id(token) for token in tokens]
 
 
-def run(backend, ids, prompt=()):
-    detokenizer = Detokenizer(TokenTable(backend), prompt)
+def run(backend, ids, prompt=(), **options):
+    detokenizer = Detokenizer(TokenTable(backend), prompt, **options)
     return [detokenizer.push(token_id) for token_id in ids], detokenizer.flush()
 
 
@@ -76,12 +76,19 @@ def test_an_added_token_is_written_as_it_is(tokenizer):
     assert run(backend, [added]) == (["<tool call>"], "")
 
 
+@pytest.mark.parametrize("skips_special", [True, False])
 @pytest.mark.parametrize("seed", range(20))
-def test_random_ids_give_the_tokenizers_own_text(tokenizer, seed):
+def test_random_ids_give_the_tokenizers_own_text(tokenizer, seed, skips_special):
     rng = random.Random(seed)
-    ids = [rng.randrange(len(tokenizer)) for _ in range(60)]
-    texts, tail = run(tokenizer.backend_tokenizer, ids)
-    assert "".join(texts) + tail == tokenizer.decode(ids, skip_special_tokens=True)
+    ids = [rng.randrange(len(tokenizer)) for _ in range(60)] + [0, 5, 1]
+    texts, tail = run(tokenizer.backend_tokenizer, ids, skips_special=skips_special)
+    assert "".join(texts) + tail == tokenizer.decode(ids, skip_special_tokens=skips_special)
+
+
+def test_special_tokens_are_written_where_that_is_asked_for(sentencepiece):
+    ids = ids_of(sentencepiece, "<s>", "▁the", "</s>", "▁quick", "<0xF0>", "<s>", "er")
+    texts, _ = run(sentencepiece, ids, skips_special=False)
+    assert texts == ["<s>", " the", "</s>", " quick", "", "\ufffd<s>", "er"]
 
 
 def test_no_prefix_of_valid_text_ever_shows_a_replacement_character(tokenizer):

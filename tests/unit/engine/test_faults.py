@@ -11,27 +11,18 @@ from worker.engine.errors import DeviceLostError
 from worker.engine.padded_runner import PaddedRunner
 
 
-class Meddler:
+class Meddler(PaddedRunner):
     """A real runner whose results or forwards a test spoils."""
 
     def __init__(self, loaded, *, spoil=None, refuse=None):
-        self.inner = PaddedRunner(loaded)
+        super().__init__(loaded, 4)
         self.spoil = spoil or (lambda chunks, logits: logits)
         self.refuse = refuse or (lambda chunks: False)
-
-    def place(self, key, token_ids):
-        return self.inner.place(key, token_ids)
 
     def run(self, chunks):
         if self.refuse(chunks):
             raise RuntimeError("spoiled by the test")
-        return self.spoil(chunks, self.inner.run(chunks))
-
-    def free(self, keys):
-        self.inner.free(keys)
-
-    def check_integrity(self, lengths):
-        self.inner.check_integrity(lengths)
+        return self.spoil(chunks, super().run(chunks))
 
 
 class Refusing:
@@ -148,7 +139,7 @@ def test_an_error_of_the_device_is_nobodys_fault_and_ends_no_sequence(llama, ask
         def run(self, chunks):
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    engine = Engine(llama, max_batch_size=4, runner=Broken(llama))
+    engine = Engine(llama, max_batch_size=4, runner=Broken(llama, 4))
     engine.add(ask("a", "the quick"))
     with pytest.raises(DeviceLostError, match="device-side assert"):
         engine.step()

@@ -1,6 +1,7 @@
 """A model loads, or one line says why not."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     LlamaForCausalLM,
-    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
 )
@@ -155,9 +156,22 @@ def test_a_model_without_its_head_is_refused(copy):
     assert "not a causal language model but LlamaModel" in refusal(copy)
 
 
-def test_a_recurrent_model_is_refused(tmp_path):
-    MambaConfig(architectures=["MambaForCausalLM"]).save_pretrained(tmp_path)
-    assert "recurrent or hybrid state" in refusal(tmp_path)
+def test_a_recurrent_model_is_loaded(model_of, tokenizer, tmp_path):
+    model_of("mamba").model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert isinstance(loaded.model, MambaForCausalLM)
+    assert loaded.context_length == tokenizer.model_max_length
+
+
+def test_a_recurrent_model_that_states_no_context_length_gets_one_and_it_is_said(
+    model_of, tokenizer, monkeypatch, caplog
+):
+    monkeypatch.setattr(tokenizer, "model_max_length", 10**30)
+    with caplog.at_level(logging.WARNING):
+        loaded = loader.describe(model_of("mamba").model, tokenizer, "x")
+    assert loaded.context_length == loader.UNSTATED_CONTEXT_TOKENS
+    assert "MambaForCausalLM states no context length: it is taken as 32768 tokens" in caplog.text
 
 
 def test_remote_code_is_never_run(copy):
@@ -210,3 +224,32 @@ def test_a_model_that_hides_its_context_length_takes_the_tokenizers(
 def test_auto_on_a_gpu_leaves_the_dtype_to_the_checkpoint(model_of):
     config = model_of("llama").model.config
     assert loader._choose_dtype("auto", config, torch.device("cuda")) == "auto"
+
+
+def test_int8_weights_are_loaded_and_named_so(saved, model_of, drive, ask):
+    loaded = load(saved, dtype="int8")
+    assert (loaded.precision, loaded.dtype) == ("int8", torch.bfloat16)
+    assert load(saved, dtype="bfloat16").precision == "bfloat16"
+    answer = drive(loaded).add(ask("a", "fox", ignore_eos=True)).finish()["a"]
+    assert len(answer.ids) == 12
+
+
+def test_int8_is_refused_off_the_cpu(saved):
+    # A device that is there and is no CPU, on any machine.
+    assert "dtype int8 runs on a CPU only, got the device 'meta'" in refusal(
+        saved, device="meta", dtype="int8"
+    )
+
+
+def test_int8_is_refused_for_a_model_of_other_layers(model_of, tokenizer, tmp_path):
+    model_of("gpt_oss").model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    message = refusal(tmp_path, dtype="int8")
+    assert "cannot run in int8: only" in message
+    assert "of its weights are in linear layers" in message
+
+
+def test_a_model_of_whose_layers_its_config_says_too_little_is_refused(llama, monkeypatch):
+    monkeypatch.setattr(llama.model.config, "layer_types", ["chunked_attention"] * 2, raising=False)
+    with pytest.raises(ModelLoadError, match="a llama model does not say what its layers keep"):
+        loader.unusual_layers(llama.model)

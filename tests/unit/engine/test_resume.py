@@ -9,6 +9,7 @@ KINDS = {
     "greedy": {"max_tokens": 14},
     "sampled": HOT,
     "penalised": HOT | {"repetition_penalty": 1.2, "frequency_penalty": 0.4, "presence_penalty": 1},
+    "biased": HOT | {"logit_bias": ((40, 5.0), (41, -100.0)), "logprobs": 2, "min_p": 0.01},
     "filtered": HOT | {"top_k": 20, "min_p": 0.02, "top_p": 0.9, "choice": 2},
 }
 
@@ -107,6 +108,8 @@ def test_a_replay_that_is_complete_ends_before_any_forward(llama, drive, ask, ki
 
 class NoForward:
     """A runner that must never be asked to run."""
+
+    max_sequence_tokens = 160
 
     def run(self, chunks):
         raise AssertionError(f"a forward ran: {chunks}")

@@ -12,7 +12,7 @@ A, B, C = [5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18]
 
 @pytest.fixture
 def runner(llama):
-    return PaddedRunner(llama)
+    return PaddedRunner(llama, 4)
 
 
 def whole(loaded, ids):
@@ -29,7 +29,7 @@ def assert_logits(loaded, rows, texts):
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2"])
 def test_cached_chunks_give_the_logits_of_the_whole_text(family, model_of):
     loaded = model_of(family)
-    runner = PaddedRunner(loaded)
+    runner = PaddedRunner(loaded, 4)
     rows = runner.run([Chunk(1, A[:2], 0), Chunk(2, B, 0)])
     assert_logits(loaded, rows, [A[:2], B])
     rows = runner.run([Chunk(1, A[2:], 2), Chunk(2, [30], 2), Chunk(3, C, 0)])

@@ -6,8 +6,9 @@ import logging
 import pytest
 import torch
 
-from worker.engine import attention
+from worker.engine import attention, runner_choice
 from worker.engine.padded_runner import PaddedRunner
+from worker.engine.paged_runner import PagedRunner
 from worker.engine.runner_choice import choose_runner
 from worker.engine.slot_runner import SlotRunner
 
@@ -17,7 +18,28 @@ def test_a_model_whose_attention_can_be_ours_runs_over_slots(family, model_of):
     runner = choose_runner(model_of(family), 2)
     assert isinstance(runner, SlotRunner)
     runner.check_integrity({})
-    assert runner.counters.queries == 0
+    assert runner.stats.queries == 0
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3", "gpt2", "gpt_oss"])
+def test_a_model_whose_attention_can_be_ours_may_run_over_blocks(family, model_of, monkeypatch):
+    monkeypatch.setattr(runner_choice, "SLOT_DEVICES", frozenset())
+    assert isinstance(choose_runner(model_of(family), 2), PagedRunner)
+
+
+@pytest.mark.parametrize(
+    ("cache_bytes", "num_tokens"), [(None, 2 * 160), (0, 16), (48 * 256 - 1, 32), (48 * 256, 48)]
+)
+def test_where_memory_is_not_free_before_it_is_written_it_runs_over_blocks(
+    cache_bytes, num_tokens, llama, monkeypatch
+):
+    monkeypatch.setattr(runner_choice, "SLOT_DEVICES", frozenset())
+    runner = choose_runner(llama, 2, cache_bytes)
+    assert isinstance(runner, PagedRunner)
+    runner.check_integrity({})
+    assert runner.stats.queries == 0
+    assert runner.stats.capacity_tokens == num_tokens
+    assert runner.max_sequence_tokens == min(num_tokens, 160)
 
 
 def test_a_model_whose_attention_cannot_be_replaced_runs_padded_and_it_is_said(model_of, caplog):
@@ -65,6 +87,7 @@ def test_a_window_of_which_the_attention_is_not_told_is_not_missed(model_of, mon
 
 
 def test_layers_of_an_unknown_kind_are_not_tried(llama, monkeypatch):
+    monkeypatch.setattr(llama.model.config, "attention_chunk_size", 8, raising=False)
     monkeypatch.setattr(llama.model.config, "layer_types", ["chunked_attention"] * 2, raising=False)
     assert isinstance(choose_runner(llama, 2), PaddedRunner)
 

@@ -1,40 +1,27 @@
-"""Each filter gives transformers' distribution, and each draw is a pure function."""
+"""What is drawn follows transformers' distribution, and each draw is a pure function."""
 
 import pytest
 import torch
 from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    SequenceBiasLogitsProcessor,
 )
 
+from tests.unit.engine.test_filters import FILTERS, params, reference
 from worker.engine.philox import philox4x32
-from worker.engine.sampler import SamplingRow, draw, penalize, probabilities, sample, uniform
-from worker.engine.sequence import SamplingParams
-
-
-def params(**extra):
-    off = {"max_tokens": 9, "temperature": 1.0, "top_p": 1.0}
-    return SamplingParams(**off | extra)
+from worker.engine.sampler import (
+    SamplingRow,
+    draw,
+    finite_rows,
+    penalize,
+    probabilities,
+    sample,
+    uniform,
+)
 
 
 def row(prompt=(), completion=(), end_ids=(), choice=0, **extra):
     return SamplingRow(params(**extra), prompt, completion, frozenset(end_ids), choice)
-
-
-def reference(logits, wanted):
-    """Transformers' processors, in the order in which `generate` applies them."""
-    processors = LogitsProcessorList([TemperatureLogitsWarper(float(wanted.temperature))])
-    if wanted.top_k:
-        processors.append(TopKLogitsWarper(wanted.top_k))
-    if wanted.top_p < 1:
-        processors.append(TopPLogitsWarper(wanted.top_p))
-    if wanted.min_p:
-        processors.append(MinPLogitsWarper(wanted.min_p))
-    return processors(None, logits[None]).softmax(-1)[0]
 
 
 @pytest.mark.parametrize(
@@ -72,66 +59,6 @@ def test_a_draw_takes_any_integer_as_its_seed():
     assert 0 <= uniform(-(2**70), 3, 2**33) < 1
 
 
-FILTERS = [
-    {},
-    {"temperature": 0.3},
-    {"temperature": 2.5, "top_k": 7},
-    {"top_k": 10**6},
-    {"top_p": 0.8},
-    {"top_p": 0.01},
-    {"min_p": 0.05},
-    {"min_p": 1.0},
-    {"top_k": 20, "top_p": 0.7},
-    {"top_k": 40, "top_p": 0.95, "min_p": 0.1, "temperature": 1.7},
-    {"top_p": 0.999, "min_p": 0.001, "temperature": 0.5},
-]
-
-
-@pytest.mark.parametrize("size", [64, 1000])
-def test_every_filter_gives_transformers_distribution_alone_and_in_a_batch(size):
-    logits = torch.randn(len(FILTERS), size, generator=torch.Generator().manual_seed(1)) * 3
-    wanted = [params(**extra) for extra in FILTERS]
-    together = probabilities(logits, wanted)
-    for index, one in enumerate(wanted):
-        expected = reference(logits[index], one)
-        alone = probabilities(logits[index : index + 1], [one])[0]
-        for got in (together[index], alone):
-            assert torch.equal(got > 0, expected > 0), FILTERS[index]
-            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_top_k_keeps_the_ties_of_the_last_token_it_keeps():
-    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]])
-    wanted = params(top_k=2, top_p=0.99)
-    got = probabilities(logits, [wanted])[0]
-    assert torch.equal(got > 0, reference(logits[0], wanted) > 0)
-    assert (got > 0).tolist() == [False, True, True, True, True, False]
-
-
-def test_top_p_keeps_the_token_that_crosses_it():
-    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    kept = probabilities(logits, [params(top_p=0.6)])[0] > 0
-    assert kept.tolist() == [True, True, False]
-
-
-def test_top_p_stops_exactly_where_the_mass_before_reaches_it():
-    logits = torch.zeros(1, 4)  # four tokens of exactly a quarter each
-    wanted = params(top_p=0.5)
-    assert int((reference(logits[0], wanted) > 0).sum()) == 2
-    assert int((probabilities(logits, [wanted]) > 0).sum()) == 2
-
-
-def test_the_smallest_top_p_still_keeps_the_best_token():
-    got = probabilities(torch.tensor([[1.0, 3.0, 2.0]]), [params(top_p=1e-12)])
-    assert got.tolist() == [[0.0, 1.0, 0.0]]
-
-
-def test_a_tiny_temperature_is_greedy_in_the_limit():
-    logits = torch.tensor([[300.0, 299.0, -300.0]])
-    got = probabilities(logits, [params(temperature=1e-30, top_p=0.9, top_k=2)])
-    assert got.tolist() == [[1.0, 0.0, 0.0]]
-
-
 def test_a_draw_picks_the_token_whose_share_it_falls_in():
     probs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).expand(6, 6)
     draws = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
@@ -166,6 +93,102 @@ def test_real_draws_follow_transformers_distribution():
     chi_square = float(((counts - expected)[kept] ** 2 / expected[kept]).sum())
     assert counts[~kept].sum() == 0
     assert chi_square < 24.3, "the 0.1% point for 7 degrees of freedom"
+
+
+PROMPT, COMPLETION = (1, 4, 4), (2, 4, 7, 7)
+BIAS = ((0, -100.0), (3, 1.5), (7, -0.5))
+CHAINS = [
+    {"temperature": 0.7},
+    {"top_k": 9},
+    {"top_p": 0.8},
+    {"min_p": 0.1},
+    {"repetition_penalty": 1.6},
+    {"logit_bias": BIAS},
+    {"presence_penalty": 0.7, "frequency_penalty": 0.3},
+    {"temperature": 1.4, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+    {"repetition_penalty": 0.7, "logit_bias": BIAS, "temperature": 0.8, "top_p": 0.95},
+    {"repetition_penalty": 1.2, "presence_penalty": -0.4, "logit_bias": BIAS, "min_p": 0.02},
+    {"frequency_penalty": 1.1, "temperature": 1.8, "top_k": 6, "min_p": 0.1, "min_tokens": 9},
+]
+
+
+def chain_reference(logits, wanted, end_ids):
+    """Transformers' processors, and by hand what it has none for."""
+    ids = torch.tensor([[*PROMPT, *COMPLETION]])
+    scores = RepetitionPenaltyLogitsProcessor(float(wanted.repetition_penalty))(ids, logits[None])
+    for token_id in set(COMPLETION):
+        count = COMPLETION.count(token_id)
+        scores[0, token_id] -= wanted.presence_penalty + wanted.frequency_penalty * count
+    if wanted.logit_bias:
+        biases = [[[token_id], bias] for token_id, bias in wanted.logit_bias]
+        scores = SequenceBiasLogitsProcessor(biases)(ids, scores)
+    if wanted.min_tokens > len(COMPLETION):
+        scores[0, list(end_ids)] = -torch.inf
+    return reference(scores[0], wanted)
+
+
+def chance_of(counts, probs):
+    """How likely it is to be at least as far off; what is seldom expected is put together."""
+    expected = probs.double() * counts.sum()
+    is_rare = expected < 5
+    seen = torch.cat([counts[~is_rare].double(), counts[is_rare].sum()[None].double()])
+    wanted = torch.cat([expected[~is_rare], expected[is_rare].sum()[None]])
+    seen, wanted = seen[wanted > 0], wanted[wanted > 0]
+    return tail(float(((seen - wanted) ** 2 / wanted).sum()), len(seen) - 1)
+
+
+def tail(chi_square, degrees):
+    """The chance that a chi-square variable is above a value."""
+    half = torch.tensor([degrees / 2, chi_square / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
+@pytest.mark.parametrize("size", [16, 48])
+@pytest.mark.parametrize("extra", CHAINS)
+def test_what_is_sampled_follows_transformers_processors(extra, size):
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(7)) * 2
+    end_ids, num = (5, 9), 4000
+    expected = chain_reference(logits, params(**extra), end_ids)
+    rows = [row(PROMPT, COMPLETION, end_ids, seed=seed, **extra) for seed in range(num)]
+    got = probabilities(penalize(logits[None], rows[:1]), [rows[0].params])[0]
+    assert torch.equal(got > 0, expected > 0)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+    counts = torch.tensor(sample(logits.expand(num, -1), rows)).bincount(minlength=size)
+    assert not counts[expected == 0].any()
+    assert chance_of(counts, expected) > 0.001
+
+
+def test_the_chance_tells_a_wrong_distribution_from_a_right_one():
+    counts = torch.tensor([400, 350, 250])
+    assert chance_of(counts, torch.tensor([0.4, 0.35, 0.25])) == pytest.approx(1)
+    assert chance_of(counts, torch.tensor([0.33, 0.35, 0.32])) < 0.001
+    for degrees, point in [(1, 10.828), (7, 24.322), (19, 43.820)]:  # from a table
+        assert tail(point, degrees) == pytest.approx(0.001, rel=1e-3)
+
+
+def mixed_rows():
+    kinds = [extra | chain for extra in FILTERS for chain in ({}, *CHAINS[4:7])]
+    kinds += [{"temperature": 0.0, **chain} for chain in CHAINS[4:7]]
+    return [
+        row(PROMPT, COMPLETION, (5, 9), seed=seed, choice=seed % 3, min_tokens=seed % 7, **extra)
+        for seed, extra in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixed_batch_gives_each_row_what_it_gets_alone_to_the_bit(dtype):
+    rows = mixed_rows()
+    # Rounded to bfloat16 many tokens are tied, where a sort may put them in any order.
+    logits = torch.randn(len(rows), 3000, generator=torch.Generator().manual_seed(3)).to(dtype)
+    alone = [sample(logits[i : i + 1], [one])[0] for i, one in enumerate(rows)]
+    assert sample(logits, rows) == alone
+    assert sample(logits.flip(0), rows[::-1]) == alone[::-1]
+    drawn = [index for index, one in enumerate(rows) if not one.params.is_greedy]
+    scores = penalize(logits, rows)[drawn]
+    together = probabilities(scores, [rows[index].params for index in drawn])
+    for place, index in enumerate(drawn):
+        one = probabilities(scores[place : place + 1], [rows[index].params])[0]
+        assert torch.equal(together[place], one), rows[index].params
 
 
 def test_a_rows_token_does_not_depend_on_the_rows_beside_it():
@@ -227,3 +250,43 @@ def test_half_precision_logits_are_sampled_in_full_precision():
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(8)).bfloat16()
     rows = [row(seed=4), row(temperature=0.0, repetition_penalty=1.1, prompt=(1,))]
     assert sample(logits, rows) == sample(logits.float(), rows)
+
+
+def test_a_logit_bias_is_added_after_the_penalties_and_before_the_temperature():
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.0]])
+    extra = {"repetition_penalty": 2.0, "presence_penalty": 0.5, "logit_bias": ((0, 3.0), (3, -1))}
+    got = penalize(logits, [row(completion=(0,), temperature=0.5, **extra)])
+    assert got.tolist() == [[2.0 / 2 - 0.5 + 3, 1.0, -1.0, -1.0]]
+
+
+def test_a_bias_of_100_decides_and_one_of_minus_100_forbids():
+    logits = torch.randn(1, 30, generator=torch.Generator().manual_seed(9))
+    forced = row(logit_bias=((11, 100.0),), seed=1)
+    assert sample(logits, [forced]) == [11]
+    best = int(logits.argmax())
+    shunned = [row(logit_bias=((best, -100.0),), seed=seed) for seed in range(200)]
+    assert best not in sample(logits.expand(200, -1), shunned)
+
+
+def test_an_end_id_that_the_model_lacks_is_no_fault_of_the_batch():
+    logits = torch.tensor([[0.0, 9.0, 1.0]])
+    assert sample(logits, [row(temperature=0.0, min_tokens=2, end_ids=(1, 77))]) == [2]
+
+
+def test_a_row_serves_for_all_the_tokens_of_its_sequence():
+    written = [3]
+    one = row(prompt=(1,), completion=written, repetition_penalty=2.0, frequency_penalty=0.5)
+    logits = torch.full((1, 6), 4.0)
+    assert penalize(logits, [one]).tolist() == [[4.0, 2.0, 4.0, 1.5, 4.0, 4.0]]
+    written += [5, 5]
+    assert penalize(logits, [one]).tolist() == [[4.0, 2.0, 4.0, 1.5, 4.0, 1.0]]
+
+
+def test_a_row_is_finite_where_all_its_logits_are_however_large():
+    largest = torch.finfo(torch.float32).max
+    logits = torch.zeros(5, 6)
+    logits[0], logits[4] = largest, -largest
+    logits[1:4, 4] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert finite_rows(logits) == [True, False, False, False, True]
+    assert finite_rows(logits[:1]) == [True]
+    assert finite_rows(torch.tensor([[torch.inf, -torch.inf, 0.0]])) == [False]

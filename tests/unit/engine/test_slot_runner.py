@@ -31,6 +31,8 @@ class Driven:
 
     def run(self, chunks):
         """Run these tokens after each text, and compare the logits."""
+        for key, ids in chunks.items():
+            assert self.runner.reserve(key, len(ids))
         rows = self.runner.run(
             [Chunk(key, ids, len(self.texts[key])) for key, ids in chunks.items()]
         )
@@ -82,7 +84,7 @@ def test_a_text_that_begins_as_an_ended_one_begins_cached(driven):
     driven.end(1)
     assert driven.begin(2, [*A, 20, 21]) == 6
     driven.run({2: [22]})
-    assert driven.runner.counters.hits == 6
+    assert driven.runner.stats.hits == 6
 
 
 def test_a_text_that_begins_as_a_running_one_begins_with_a_copy(driven):

@@ -187,3 +187,14 @@ def test_the_batch_size_reported_is_the_largest_it_ran_in(llama, drive, ask):
     driven.add(ask("a", "fox", max_tokens=9)).step()
     driven.add(ask("b", "fox", max_tokens=2), ask("c", "fox", max_tokens=2)).finish()
     assert driven["a"].timings.batch_size == 3
+
+
+def test_the_token_that_ends_a_sequence_has_no_text_even_where_special_ones_have(
+    llama, drive, ask, tokenizer
+):
+    pad = tokenizer.pad_token_id
+    forced = {"logit_bias": ((pad, 100.0),), "skip_special_tokens": False}
+    answer = drive(llama).add(ask("a", "fox", max_tokens=3, **forced)).finish()["a"]
+    assert answer.text == "<pad>" * 3
+    answer = drive(llama).add(ask("a", "fox", stop_token_ids=(pad,), **forced)).finish()["a"]
+    assert (answer.ids, answer.text, answer.reason) == ([pad], "", "stop")

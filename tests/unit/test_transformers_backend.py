@@ -1,0 +1,81 @@
+"""What a job asks for reaches the engine, and what the engine tells reaches the job."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from common.model_catalog import CatalogEntry
+from common.sampling import SamplingSpec
+from common.settings import Settings
+from tests.tiny_model import write_tiny_model
+from worker.backends.base import BackendJob, Delta
+from worker.backends.transformers import TransformersBackend
+
+BIASED = 66
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
+    source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+    settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
+    backend = TransformersBackend(
+        CatalogEntry("tiny", source, source, "transformers", "a tiny one"), settings
+    )
+    backend.load(lambda line: None)
+    return backend
+
+
+def run(backend: TransformersBackend, **extra: Any) -> list[Delta]:
+    """Run one job to its end."""
+    values = {"max_tokens": 6, "time_limit_s": 60, "seed": 1, "temperature": 0.0}
+    backend.submit(BackendJob("run", (5, 6, 7), SamplingSpec(**values | extra), "normal"))
+    deltas: list[Delta] = []
+    stop = threading.Event()
+
+    def deliver(new: Sequence[Delta]) -> None:
+        deltas.extend(new)
+        if any(delta.end is not None for delta in new):
+            stop.set()
+
+    backend.run(deliver, stop)
+    return deltas
+
+
+def test_logprobs_come_one_for_each_token_rounded_for_the_record(
+    backend: TransformersBackend,
+) -> None:
+    deltas = run(backend, logprobs=3)
+    for delta in deltas:
+        [(token_id, found)] = zip(delta.token_ids, delta.logprobs, strict=True)
+        assert (token_id, found.logprob) == found.top[0], "greedy takes the likeliest"
+        assert len(found.top) == 3
+        assert found.logprob < 0 or math.copysign(1, found.logprob) == 1, "no -0.0"
+        assert all(value == round(value, 6) for _, value in found.top)
+    plain = run(backend)
+    assert all(delta.logprobs == () for delta in plain)
+    assert [d.token_ids for d in plain] == [d.token_ids for d in deltas]
+
+
+def test_a_logit_bias_and_stop_ids_are_obeyed(backend: TransformersBackend) -> None:
+    [*_, last] = deltas = run(backend, logit_bias=((BIASED, 100.0),))
+    assert [delta.token_ids for delta in deltas] == [(BIASED,)] * 6
+    assert last.end is not None
+    assert last.end.finish_reason == "length"
+    [only] = run(backend, logit_bias=((BIASED, 100.0),), stop_token_ids=(BIASED,))
+    assert (only.token_ids, only.texts) == ((BIASED,), ("",))
+    assert only.end is not None
+    assert only.end.finish_reason == "stop"
+
+
+def test_a_token_that_the_model_lacks_fails_the_job_as_a_bad_request(
+    backend: TransformersBackend,
+) -> None:
+    [only] = run(backend, logit_bias=((10**6, 1.0),))
+    assert only.end is not None
+    assert only.end.error_type == "InvalidRequestError"
+    assert "logit_bias must be in [0, 257), got 1000000" in (only.end.error_message or "")
