@@ -9,22 +9,26 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import engine, failover, gateway_start, request
+from bench import engine, failover, gateway_start, prefix_cache, request
 from bench.measure import Comparison
 from tests.e2e.service import Service
 from tests.redis_server import RedisServer
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+NOTES = "## Notes"
+"""What comes from here on in the results is written by hand, and kept."""
 PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "celery", "redis")
 
 
 def main() -> None:
     """Measure, print and write."""
     with tempfile.TemporaryDirectory() as folder:
-        table = _table([_gateway_start(Path(folder)), _request(Path(folder))])
+        parts = [_gateway_start(Path(folder)), _request(Path(folder)), prefix_cache.run()]
+        table = _table(parts)
     table += f"\n{failover.run()}"
     table += f"\n{engine.run(engine.parse([]))}"
-    RESULTS.write_text(table)
+    _, notes, text = RESULTS.read_text().partition(NOTES)
+    RESULTS.write_text(f"{table.rstrip()}\n\n{notes}{text}" if notes else table)
     print(table)
 
 
