@@ -295,7 +295,7 @@ class JobMachine(RuleBasedStateMachine):
         """Of one job, or of all jobs of its worker, the first claim first."""
         one = self.a_claim(pick)
         for call in self.running()[::-1] if is_host_lost else [one]:
-            if call.worker == one.worker:
+            if call.worker == one.worker and call in self.running():  # not reaped meanwhile
                 self.both(lambda side, job_id=call.job_id: side.let_lease_pass(job_id))  # type: ignore[misc]
                 if reaped == "each":
                     self.reap(False)
