@@ -21,6 +21,7 @@ TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
     {"name": "Models", "description": "What can be asked."},
+    {"name": "Statistics", "description": "What the fleet does, in figures."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")

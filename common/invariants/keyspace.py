@@ -33,6 +33,7 @@ SINGLES = {
     keys.WORKERS: "zset",
     keys.TRIALS: "hash",
     keys.COUNTERS: "hash",
+    keys.TALLIES: "hash",
     keys.REAPED: "string",
 }
 """Types of the keys that there is one of."""
