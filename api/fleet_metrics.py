@@ -67,7 +67,9 @@ def _latencies(fleet: Fleet) -> Iterator[Metric]:
 def _resumed(fleet: Fleet) -> Metric:
     num_resumed = sum(tally.jobs.get("resumed", 0) for tally in fleet.tallies.values())
     return CounterMetricFamily(
-        "baton_jobs_resumed", "Ended jobs that were claimed more than once.", num_resumed
+        "baton_jobs_resumed",
+        "Ended jobs that had gone back in line once begun.",
+        num_resumed,
     )
 
 

@@ -104,13 +104,15 @@ class Latencies(_Answer):
 
 
 class RequestCounts(_Answer):
-    """Requests that have ended; resumed ones are counted twice."""
+    """Requests that have ended; those that were resumed are among the others too."""
 
     completed: int = Field(examples=[1200])
     failed: int = Field(examples=[30])
     cancelled: int = Field(examples=[5])
     expired: int = Field(examples=[4])
-    resumed: int = Field(description="That were taken up more than once.", examples=[2])
+    resumed: int = Field(
+        description="That went back in line when their worker had gone.", examples=[2]
+    )
 
 
 class TokenCounts(_Answer):

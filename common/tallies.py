@@ -4,7 +4,7 @@ The end of each job adds to one hash, in the script that ends it (`scripts/_tall
 the sums are exact over all gateways, workers and restarts, and never go back. Fields of the hash:
 
     jobs:<final status>:<model>                    jobs that came to it
-    jobs:resumed:<model>                           jobs that needed more than one worker
+    jobs:resumed:<model>                           jobs that went back in line once begun
     tokens:prompt|cached|generation:<model>        tokens of jobs that began
     <latency>:<upper edge, us, or inf>:<model>     observations in one bucket, not in those below
     <latency>:sum:<model>                          all observations together, us
@@ -14,7 +14,7 @@ Latencies, and which jobs are observed:
     queue                from submit to the first claim; every job that was claimed
     prefill, decode      the engine's own times; jobs that had a first token
     time_to_first_token  from submit; jobs that had a first token
-    inter_token          the job's mean gap, once for each gap; jobs that one worker ran
+    inter_token          the job's mean gap, once for each gap; jobs that did not go back in line
     end_to_end           from submit to the end; completed jobs
 
 Knows nothing about Redis commands or HTTP.

@@ -13,7 +13,7 @@ end
 -- Count a job that has just ended. Its record holds all that its end has brought.
 local function tally_end(id, status, generation_tokens)
   local job = redis.call('HMGET', KEY.JOB .. id, 'model', 'created_ms', 'started_ms',
-    'first_token_ms', 'ended_ms', 'attempts', 'pos:0', 'prompt_tokens', 'timings')
+    'first_token_ms', 'ended_ms', 'requeued_ms', 'pos:0', 'prompt_tokens', 'timings')
   local model, created_ms, started_ms, first_ms = job[1], job[2], job[3], job[4]
   local timings = job[9] and cjson.decode(job[9]) or {}
 
@@ -40,9 +40,8 @@ local function tally_end(id, status, generation_tokens)
   if not started_ms then
     return
   end
-  local attempts = tonumber(job[6])
   observe_since_submit('queue', started_ms)
-  add('jobs:resumed', attempts > 1 and 1 or 0)
+  add('jobs:resumed', job[6] and 1 or 0)
   if not first_ms then
     return
   end
@@ -54,7 +53,7 @@ local function tally_end(id, status, generation_tokens)
     observe('decode', timings.decode_s * 1e6)
     -- Of choice 0; the decode time is that of the last attempt, the tokens are those of all.
     local num_gaps = tonumber(job[7] or 0) - 1
-    if num_gaps > 0 and attempts == 1 then
+    if num_gaps > 0 and not job[6] then
       observe('inter_token', timings.decode_s * 1e6 / num_gaps, num_gaps)
     end
   end
