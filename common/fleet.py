@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, cast
 
@@ -19,7 +19,7 @@ from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES, JobClass, JobStatus
-from common.tallies import Tally, read_tallies
+from common.tallies import Tally, read_tally
 from common.vitals import Vitals
 
 ModelState = Literal["loading", "ready", "error"]
@@ -162,15 +162,15 @@ class FleetReader:
             pipe.zcard(keys.LEASES)
             pipe.hgetall(keys.COUNTERS)
             pipe.info("memory")
-            pipe.hgetall(keys.TALLIES)
+            pipe.smembers(keys.MODELS)
             for model in models:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
             answers = await pipe.execute(raise_on_error=False)
             if isinstance(answers[3], NoPermissionError):
                 answers[3] = {"used_memory": 0}
-            ids, running, counters, memory, tallies, *counts = _without_errors(answers)
-            packed = await self._client.mget([keys.worker(i) for i in ids]) if ids else []
+            ids, running, counters, memory, known, *counts = _without_errors(answers)
+            packed, tallies = await self._details(ids, known)
         lengths = iter(counts)
         queued = {model: {c: int(next(lengths)) for c in JOB_CLASSES} for model in models}
         return Fleet(
@@ -181,8 +181,21 @@ class FleetReader:
             memory_used=int(memory["used_memory"]),
             memory_limit=int(memory.get("maxmemory", 0)) or None,
             queued_by_class=queued,
-            tallies=read_tallies(tallies),
+            tallies=tallies,
         )
+
+    async def _details(
+        self, worker_ids: Sequence[str], models: Collection[str]
+    ) -> tuple[list[str | None], dict[str, Tally]]:
+        """What the workers announce, and the tallies of the models, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for worker_id in worker_ids:
+            pipe.get(keys.worker(worker_id))
+        for model in models:
+            pipe.hgetall(keys.tallies(model))
+        answers = await pipe.execute()
+        tallies = zip(models, map(read_tally, answers[len(worker_ids) :]), strict=True)
+        return answers[: len(worker_ids)], {model: tally for model, tally in tallies if tally.jobs}
 
     async def card(self, model: str) -> ModelCard | None:
         """The card of a model, or None where no worker has ever loaded it."""

@@ -1,13 +1,13 @@
 """What ended jobs add up to, per model, since the counters began: jobs, tokens, latencies.
 
-The end of each job adds to one hash, in the script that ends it (`scripts/_tallies.lua`), so that
-the sums are exact over all gateways, workers and restarts, and never go back. Fields of the hash:
+The end of each job adds to its model's hash, in the script that ends it (`scripts/_tallies.lua`),
+so that the sums are exact over all gateways, workers and restarts, and never go back. Its fields:
 
-    jobs:<final status>:<model>                    jobs that came to it
-    jobs:resumed:<model>                           jobs that went back in line once begun
-    tokens:prompt|cached|generation:<model>        tokens of jobs that began
-    <latency>:<upper edge, us, or inf>:<model>     observations in one bucket, not in those below
-    <latency>:sum:<model>                          all observations together, us
+    jobs:<final status>                     jobs that came to it
+    jobs:resumed                            jobs that went back in line once begun
+    tokens:prompt|cached|generation         tokens of jobs that began
+    <latency>:<upper edge, us, or inf>      observations in one bucket, not in those below
+    <latency>:sum                           all observations together, us
 
 Latencies, and which jobs are observed:
 
@@ -48,7 +48,8 @@ LATENCIES = (
     "inter_token",
     "end_to_end",
 )
-LUA_TALLIES = f"local EDGES_US = {{{', '.join(map(str, EDGES_US))}}}\n"
+# A function, for every script of every call would build a table.
+LUA_TALLIES = f"local function edges_us() return {{{', '.join(map(str, EDGES_US))}}} end\n"
 
 _NUM_BUCKETS = len(EDGES_US) + 1
 _OVERFLOW = "inf"
@@ -132,27 +133,23 @@ class Tally:
         return self.latencies.get(name, Histogram())
 
 
-def read_tallies(fields: Mapping[str, str]) -> dict[str, Tally]:
-    """The tally of each model, from the fields of the hash."""
-    tallies: dict[str, Tally] = {}
-    buckets: dict[tuple[str, str], list[int]] = {}
-    sums: dict[tuple[str, str], int] = {}
+def read_tally(fields: Mapping[str, str]) -> Tally:
+    """A model's tally, from the fields of its hash."""
+    tally = Tally()
+    buckets: dict[str, list[int]] = {}
     for name, value in fields.items():
-        what, part, model = name.split(":", 2)
-        tally = tallies.setdefault(model, Tally())
+        what, part = name.split(":")
         if what == "jobs":
             tally.jobs[part] = int(value)
         elif what == "tokens":
             tally.tokens[part] = int(value)
-        elif part == _SUM:
-            sums[model, what] = int(value)
-        else:
-            counts = buckets.setdefault((model, what), [0] * _NUM_BUCKETS)
+        elif part != _SUM:
+            counts = buckets.setdefault(what, [0] * _NUM_BUCKETS)
             counts[_bucket(part)] += int(value)
-    for (model, what), counts in buckets.items():
-        total_us = sums.get((model, what), 0)
-        tallies[model].latencies[what] = Histogram(tuple(counts), total_us)
-    return tallies
+    for what, counts in buckets.items():
+        sum_us = int(fields.get(f"{what}:{_SUM}", 0))
+        tally.latencies[what] = Histogram(tuple(counts), sum_us)
+    return tally
 
 
 def total_of(tallies: Iterable[Tally]) -> Tally:

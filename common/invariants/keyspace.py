@@ -25,6 +25,7 @@ FAMILIES = {
     keys.CARD: "string",
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
+    keys.TALLIES: "hash",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {
@@ -33,7 +34,6 @@ SINGLES = {
     keys.WORKERS: "zset",
     keys.TRIALS: "hash",
     keys.COUNTERS: "hash",
-    keys.TALLIES: "hash",
     keys.REAPED: "string",
 }
 """Types of the keys that there is one of."""

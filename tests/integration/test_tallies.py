@@ -142,7 +142,9 @@ async def test_no_figure_ever_goes_back(bench: Bench) -> None:
             timings = EngineTimings(prefill_s=draw.random(), decode_s=draw.random())
             outcome = Outcome(status, choices, ("",) * len(choices), 3, timings)
             assert bench.claims.finish(job_id, claim.nonce, outcome, 5) is None
-        now = {name: int(value) for name, value in bench.client.hgetall(keys.TALLIES).items()}
+        now = {
+            name: int(value) for name, value in bench.client.hgetall(keys.tallies(MODEL)).items()
+        }
         assert all(now.get(name, 0) >= value for name, value in before.items())
         assert sum(now.values()) > sum(before.values())
         before = now

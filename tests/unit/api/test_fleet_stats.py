@@ -13,7 +13,7 @@ from api.stats_answers import EngineStatsAnswer, MetricsAnswer
 from common.fleet import Fleet, ServedModel, WorkerInfo
 from common.model_catalog import ModelCatalog
 from common.settings import Settings
-from common.tallies import read_tallies
+from common.tallies import read_tally
 from common.vitals import CacheUse, EngineStats, GpuVitals, HostVitals, Vitals
 
 MODEL = "baton-toy"
@@ -145,9 +145,10 @@ def test_what_jobs_add_up_to_outlives_the_workers() -> None:
         "jobs:cancelled": 1,
         "generation_tokens": 500,
     }
-    tallies = read_tallies(
-        {"queue:10000:a": "1", "queue:sum:a": "9000", "queue:20000:b": "1", "queue:sum:b": "16000"}
-    )
+    tallies = {
+        "a": read_tally({"queue:10000": "1", "queue:sum": "9000"}),
+        "b": read_tally({"queue:20000": "1", "queue:sum": "16000"}),
+    }
     body = metrics(counters=counters, tallies=tallies, queued={"a": 1, "b": 2}, running=1)
     assert body == {
         "cpu": None,
@@ -193,17 +194,9 @@ def test_without_a_worker_nothing_is_ready_or_up() -> None:
 
 
 def test_latencies_are_estimated_from_all_models_and_told_of_each() -> None:
-    tallies = read_tallies(
-        {
-            "end_to_end:1000000:baton-toy": "4",
-            "end_to_end:sum:baton-toy": "3600000",
-            "end_to_end:2000000:gone": "4",
-            "end_to_end:sum:gone": "6800000",
-            "jobs:completed:baton-toy": "4",
-            "jobs:completed:gone": "4",
-            "tokens:generation:gone": "70",
-        }
-    )
+    one = {"end_to_end:1000000": "4", "end_to_end:sum": "3600000", "jobs:completed": "4"}
+    two = {"end_to_end:2000000": "4", "end_to_end:sum": "6800000", "jobs:completed": "4"}
+    tallies = {MODEL: read_tally(one), "gone": read_tally({**two, "tokens:generation": "70"})}
     body = stats(worker("a", host()), tallies=tallies)
     assert body["average_latency_ms"] == 1300.0
     assert body["latencies"]["end_to_end"] == {

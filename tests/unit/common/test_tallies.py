@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from common.tallies import EDGES_US, Histogram, Tally, read_tallies, total_of
+from common.tallies import EDGES_US, Histogram, Tally, read_tally, total_of
 
 
 def histogram(observed: dict[int | str, int], sum_us: int = 0) -> Histogram:
     """Of so many observations in the buckets with these upper edges."""
-    fields = {f"queue:{edge}:m": str(count) for edge, count in observed.items()}
-    return read_tallies(fields | {"queue:sum:m": str(sum_us)})["m"].latency("queue")
+    fields = {f"queue:{edge}": str(count) for edge, count in observed.items()}
+    return read_tally(fields | {"queue:sum": str(sum_us)}).latency("queue")
 
 
-def test_the_fields_of_the_hash_are_told_apart_by_model() -> None:
-    tallies = read_tallies(
+def test_the_fields_of_the_hash_are_told_apart() -> None:
+    tally = read_tally(
         {
-            "jobs:completed:m": "3",
-            "jobs:resumed:org/model:7b": "1",
-            "tokens:cached:m": "20",
-            "queue:1000:m": "2",
-            "queue:inf:m": "1",
-            "queue:sum:m": "7000",
+            "jobs:completed": "3",
+            "jobs:resumed": "1",
+            "tokens:cached": "20",
+            "queue:1000": "2",
+            "queue:inf": "1",
+            "queue:sum": "7000",
         }
     )
-    assert set(tallies) == {"m", "org/model:7b"}
-    assert tallies["org/model:7b"].jobs == {"resumed": 1}
-    assert (tallies["m"].jobs, tallies["m"].tokens) == ({"completed": 3}, {"cached": 20})
-    queue = tallies["m"].latency("queue")
+    assert tally.jobs == {"completed": 3, "resumed": 1}
+    assert tally.tokens == {"cached": 20}
+    queue = tally.latency("queue")
     assert (queue.count, queue.sum_us) == (3, 7000)
     assert queue.counts[EDGES_US.index(1000)] == 2
     assert queue.counts[-1] == 1
@@ -78,10 +77,8 @@ def test_buckets_for_prometheus_hold_all_that_lies_below_them() -> None:
 
 
 def test_models_add_up_without_being_changed() -> None:
-    one, two = (
-        read_tallies({f"jobs:failed:{m}": "2", f"queue:1000:{m}": "1", f"queue:sum:{m}": "900"})[m]
-        for m in ("a", "b")
-    )
+    fields = {"jobs:failed": "2", "queue:1000": "1", "queue:sum": "900"}
+    one, two = read_tally(fields), read_tally(fields)
     total = total_of([one, two])
     assert (total.jobs["failed"], total.latency("queue").sum_us) == (4, 1800)
     assert (one.jobs["failed"], one.latency("queue").count) == (2, 1)
