@@ -40,8 +40,8 @@ class VitalSigns:
         self._process = psutil.Process()
         self._machine_id = machine_id()
         self._probe: GpuProbe | None = None
-        # psutil tells the share since it was last asked, and 0 the first time.
-        self._cpu_percent = psutil.cpu_percent()
+        self._cpu_percent = 0.0
+        self._cpu_times = cpu_times()
         self._cpu_read_s = self._began_s
 
     def read(self, backends: Mapping[str, Backend]) -> Vitals:
@@ -65,7 +65,10 @@ class VitalSigns:
     def _read_host(self) -> HostVitals:
         now = self._clock()
         if now - self._cpu_read_s >= LEAST_CPU_WINDOW_S:
-            self._cpu_percent, self._cpu_read_s = psutil.cpu_percent(), now
+            (busy, total), before = cpu_times(), self._cpu_times
+            elapsed = max(total - before[1], 1e-9)
+            self._cpu_percent = round(100 * min(1.0, max(0.0, busy - before[0]) / elapsed), 1)
+            self._cpu_times, self._cpu_read_s = (busy, total), now
         memory = psutil.virtual_memory()
         return HostVitals(
             machine_id=self._machine_id,
@@ -82,6 +85,17 @@ class VitalSigns:
         if self._probe is None:
             self._probe = self._open_gpu(gpus[0])  # a worker has one device
         return self._probe.read()
+
+
+def cpu_times() -> tuple[float, float]:
+    """Seconds that all cores together were busy, and all their seconds, since the machine's start.
+
+    psutil's own percentage is of the thread that asks, and so begins at 0 in the heartbeat's.
+    """
+    times = psutil.cpu_times()
+    # Linux counts the time of guests twice.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - times.idle - getattr(times, "iowait", 0.0), total
 
 
 def machine_id() -> str:

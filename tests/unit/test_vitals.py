@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -140,15 +142,37 @@ def test_a_process_tells_of_itself_and_its_machine() -> None:
 def test_the_share_of_the_cores_is_not_taken_over_less_than_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter([10.0, 20.0, 30.0])
-    monkeypatch.setattr(vitals.psutil, "cpu_percent", lambda: next(answers))
+    answers = iter([(5.0, 100.0), (6.0, 104.0), (8.0, 108.0)])
+    monkeypatch.setattr(vitals, "cpu_times", lambda: next(answers))
     clock = Clock()
     signs = VitalSigns(clock)
     seen = []
     for _ in range(4):
         clock.now_s += 0.5
         seen.append(signs.read({}).host.cpu_percent)
-    assert seen == [10.0, 20.0, 20.0, 30.0]
+    assert seen == [0.0, 25.0, 25.0, 50.0]
+
+
+def test_a_guest_is_busy_once_and_waiting_for_a_disk_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Times = namedtuple("Times", "user system idle iowait guest guest_nice")
+    monkeypatch.setattr(vitals.psutil, "cpu_times", lambda: Times(50.0, 20.0, 20.0, 10.0, 5.0, 1.0))
+    # What guests took is in `user` already.
+    assert vitals.cpu_times() == (70.0, 100.0)
+
+
+def test_the_share_of_the_cores_is_known_to_whichever_thread_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    signs = VitalSigns(clock)
+    busy, total = vitals.cpu_times()
+    monkeypatch.setattr(vitals, "cpu_times", lambda: (busy + 30.0, total + 40.0))
+    clock.now_s += 5
+    with ThreadPoolExecutor() as threads:
+        found = threads.submit(signs.read, {}).result()
+    assert found.host.cpu_percent > 50
 
 
 def test_engines_are_told_by_model_once_they_are_loaded() -> None:
