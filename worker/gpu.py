@@ -67,14 +67,15 @@ class GpuProbe:
         except ImportError:
             return self._give_up("the package nvidia-ml-py is not installed")
         try:
+            bare = self._find_uuid()
             self._nvml.nvmlInit()
-            self._device, self._uuid = self._find_device()
-        except self._nvml.NVMLError as error:
+            self._device, self._uuid = self._find_device(bare)
+        # The last two: torch, or a build of it without UUIDs.
+        except (self._nvml.NVMLError, RuntimeError, AttributeError) as error:
             return self._give_up(str(error))
         return True
 
-    def _find_device(self) -> tuple[Any, str]:
-        bare = self._find_uuid()
+    def _find_device(self, bare: str) -> tuple[Any, str]:
         try:
             return self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}"), f"GPU-{bare}"
         except self._nvml.NVMLError:  # a slice of one has a UUID of its own
@@ -94,10 +95,11 @@ class GpuProbe:
 
 
 def torch_uuid(device: str) -> str:
-    """The UUID of torch's device, which must be a GPU that is in use already."""
+    """The UUID of torch's device, without its prefix; it must be a GPU that is in use already."""
     import torch
 
-    return str(torch.cuda.get_device_properties(device).uuid)
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return uuid.removeprefix("GPU-").removeprefix("MIG-")
 
 
 def _text(name: str | bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -126,6 +127,16 @@ def test_without_the_package_there_is_no_answer_and_one_line_in_the_log(
     assert ["nvidia-ml-py is not installed" in r.getMessage() for r in caplog.records] == [True]
 
 
+def test_a_device_without_a_uuid_costs_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    def find_uuid() -> str:
+        raise AttributeError("no attribute 'uuid'")
+
+    asked = GpuProbe(find_uuid, FakeNvml)
+    with caplog.at_level(logging.WARNING):
+        assert [asked.read(), asked.read()] == [None, None]
+    assert ["no attribute 'uuid'" in r.getMessage() for r in caplog.records] == [True]
+
+
 def test_a_process_tells_of_itself_and_its_machine() -> None:
     clock = Clock()
     signs = VitalSigns(clock)
@@ -230,3 +241,15 @@ def test_vitals_that_only_a_later_version_knows_are_passed_over() -> None:
     values["host"]["swap"] = 1
     values["engines"]["m"]["speed"] = 2
     assert Vitals.unpack(values) == told
+
+
+def test_the_fake_library_has_only_what_the_real_one_has() -> None:
+    real = pytest.importorskip("pynvml")
+    faked = [name for name in vars(FakeNvml) if name.startswith(("nvml", "NVML"))]
+    assert len(faked) == 9
+    for name in faked:
+        assert hasattr(real, name)
+        if name.startswith("nvmlDevice"):
+            parameters = list(inspect.signature(real.__dict__[name]).parameters)
+            asked = list(inspect.signature(getattr(FakeNvml, name)).parameters)
+            assert len(parameters) >= len(asked) - 1
