@@ -12,6 +12,7 @@ from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
@@ -92,6 +93,9 @@ class FakeBackend:
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None
+
+    def stats(self) -> EngineStats | None:
+        return EngineStats(len(self._jobs), 0, 0, 0, 0)
 
     def step(self, tokens: int = 1) -> None:
         """Give every running job its next tokens, one delta each."""
