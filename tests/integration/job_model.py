@@ -419,7 +419,7 @@ class JobModel:
         self._line(job).pop(job.job_id, None)
         self.counters[f"jobs:{status}"] += 1
         self.counters["generation_tokens"] += job.num_tokens
-        if job.num_tokens:
+        if job.num_tokens or status is JobStatus.COMPLETED:
             self.counters["prompt_tokens"] += len(job.spec.prompt_ids or ())
         if job.idem in self.accepted:
             self._free(job.idem)
