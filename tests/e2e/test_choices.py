@@ -96,6 +96,8 @@ def test_killed_in_its_middle_it_has_the_tokens_that_it_would_have_had(
     assert got.status == "completed"
     assert got.attempts > 1
     assert got.choices == expected.choices
-    assert [one and one.top for one in got.prompt_logprobs] == [
-        one and one.top for one in expected.prompt_logprobs
-    ]
+    # Worked out once more: sums of another batch round differently.
+    logprobs = [one.logprob for one in got.prompt_logprobs if one is not None]
+    first_ones = [one.logprob for one in expected.prompt_logprobs if one is not None]
+    assert logprobs == pytest.approx(first_ones, abs=1e-3)
+    assert len(logprobs) == (got.prompt_tokens or 0) - 1 > 0
