@@ -1,0 +1,94 @@
+"""The body of `POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from api.openai.fields import OpenAIRequest, Unused
+from api.openai.messages import ChatMessage
+from api.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_choice, check_names
+from api.response_format import ResponseFormat
+
+MAX_MESSAGES = 4096
+
+
+class ChatRequest(OpenAIRequest):
+    """What to answer, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "baton-toy",
+                    "messages": [{"role": "user", "content": "Tell me a story about a dog."}],
+                    "max_tokens": 128,
+                }
+            ]
+        }
+    )
+    unsupported: ClassVar[dict[str, str]] = {
+        "functions": "use tools",
+        "function_call": "use tool_choice",
+        "audio": "the model writes text alone",
+        "web_search_options": "the model searches nothing",
+        "moderation": "nothing is moderated",
+    }
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, le=2**31, description="The newer name of `max_tokens`."
+    )
+    logprobs: bool | None = Field(default=None, description="Tell how likely each token was.")
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="And this many of the likeliest in its place."
+    )
+    response_format: ResponseFormat | None = Field(
+        default=None, description="What the answer has to look like. Default: any text."
+    )
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS, fail_fast=True)
+    tool_choice: ToolChoice = Field(
+        default=None, description="Default: `auto` where there are tools, else `none`."
+    )
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="Whether several calls may come at once. Default: true."
+    )
+    modalities: list[str] | None = Field(default=None, description='`["text"]`.')
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, max_length=16, description="More variables for the model's chat template."
+    )
+
+    prediction: Unused = None
+    prompt_cache_key: Unused = None
+    prompt_cache_options: Unused = None
+    prompt_cache_retention: Unused = None
+    reasoning_effort: Unused = None
+    safety_identifier: Unused = None
+    service_tier: Unused = None
+    store: Unused = None
+    verbosity: Unused = None
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        if self.max_tokens == 0:
+            raise ValueError("max_tokens must be at least 1; got 0")
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise ValueError("max_tokens and max_completion_tokens are two names of one field")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs goes with logprobs: true")
+        if self.modalities not in (None, ["text"]):
+            raise ValueError('modalities must be ["text"]: the model writes text alone')
+        check_names(self.tools or [])
+        check_choice(self.tool_choice, self.tools or [])
+        return self
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens to generate at most, by either name."""
+        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to list; None: no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
