@@ -10,7 +10,8 @@ baton:models                set     model ids that ever had a job        none
 baton:leases                zset    running job ids by lease end (ms)    none
 baton:claim:<nonce>         string  job id that this claim got           NONCE_TTL_S
 baton:rate:<key id>         string  GCRA arrival time (us)               until it has no effect
-baton:idem:<key id>:<hash>  string  job id and body hash of a submission IDEMPOTENCY_TTL_S
+baton:idem:<key id>:<hash>  string  job id, body hash; of a group its    IDEMPOTENCY_TTL_S
+                                    id, body hash, number of jobs
 baton:waited:<id>           string  1: a client waits for the job        WAITED_TTL_S
 baton:permits:<model>       list    Celery's queue: "model has work"     none
 baton:card:<model>          string  model card (JSON)                    none
@@ -24,8 +25,9 @@ baton:reaped                string  when a reaper last ran (ms)          none
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model, and `waited`, which a gateway sets (`common/waited.py`). Readers: the gateway, and the scripts themselves. They get the
-same names through `LUA_KEYS`, so that there is one spelling.
+sets when it has loaded a model, and `waited`, which a gateway sets (`common/waited.py`). Readers:
+the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so that there
+is one spelling.
 """
 
 from __future__ import annotations

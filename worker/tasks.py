@@ -174,6 +174,7 @@ class JobRunner:
         if prompt_ids is None:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
         sampling = record.sampling
+        sampling.check_size(len(prompt_ids))
         default = max(self._default_max_tokens, sampling.min_tokens)
         return prompt_ids, fit(encoder.card, len(prompt_ids), sampling.max_tokens, default)
 

@@ -51,6 +51,45 @@ local function place_in_line(model, class, id)
   end
 end
 
+-- What an idempotency key holds: an id, the request's hash, and of how many jobs the id is the name.
+local function read_idempotency(value)
+  local first, hash, count = string.match(value, '^(%S+) (%S+) ?(%d*)$')
+  return first, hash, tonumber(count) or 1
+end
+
+-- As `member_ids` in common/schemas.py.
+local function member_ids(group_id, count)
+  if count == 1 then
+    return {group_id}
+  end
+  local ids = {}
+  for index = 0, count - 1 do
+    ids[#ids + 1] = group_id .. '-' .. index
+  end
+  return ids
+end
+
+-- Frees the idempotency key of a submission when all its jobs have ended, if one was cancelled: who
+-- has cancelled may send the same request again, but not while a part of the first one runs.
+local function free_idempotency(idem)
+  local value = redis.call('GET', KEY.IDEMPOTENCY .. idem)
+  if not value then
+    return
+  end
+  local first, _, count = read_idempotency(value)
+  local is_cancelled = false
+  for _, id in ipairs(member_ids(first, count)) do
+    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'idem')
+    if old[2] == idem and (old[1] == 'queued' or old[1] == 'processing') then
+      return
+    end
+    is_cancelled = is_cancelled or (old[2] == idem and old[1] == 'cancelled')
+  end
+  if is_cancelled then
+    redis.call('DEL', KEY.IDEMPOTENCY .. idem)
+  end
+end
+
 -- One Celery message for the job. A spare one does no harm, so a full list needs none.
 local function push_permit(model, id, tag)
   local list = KEY.PERMITS .. model
@@ -124,12 +163,8 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
-  -- Who has cancelled a job may send the same request again.
-  if old[5] and status == 'cancelled' then
-    local name = KEY.IDEMPOTENCY .. old[5]
-    if string.find(redis.call('GET', name) or '', id, 1, true) == 1 then
-      redis.call('DEL', name)
-    end
+  if old[5] then
+    free_idempotency(old[5])
   end
 
   add_event(id, '{"s":"' .. status .. '","t":' .. tails .. '}')

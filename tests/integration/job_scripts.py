@@ -90,14 +90,14 @@ class JobScripts:
     # The gateway
 
     def submit(self, spec: JobSpec, idem: Idempotency | None) -> Any:
-        answer = self._wait_for(self._submissions.submit(spec, idem))
+        answer = self._wait_for(self._submissions.submit(spec, idempotency=idem))
         if isinstance(answer, str):
             return answer
-        replayed = answer.replayed
-        if replayed is None:
+        if answer.replayed is None:
             self._job_ids.append(spec.job_id)
             return answer.queue_position
-        return answer.queue_position, replayed.job_id, replayed.status, replayed.stream_token
+        [job] = answer.replayed.jobs
+        return answer.queue_position, job.job_id, job.status, job.stream_token
 
     def cancel(self, job_id: str, key_id: str) -> Any:
         return self._wait_for(self._submissions.cancel(job_id, key_id))
