@@ -55,6 +55,7 @@ class Gateway:
     grammars: GrammarChecker
     http_metrics: HttpMetrics
     started_s: float = field(default_factory=time.monotonic)
+    started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def build(cls, settings: Settings) -> Gateway:

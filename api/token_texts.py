@@ -35,7 +35,7 @@ class TokenTexts:
     """The bytes of one model's tokens. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._added = tokenizer.get_added_tokens_decoder()
         kinds = set(_decoder_kinds(tokenizer))
         self._is_byte_level = "ByteLevel" in kinds
@@ -45,7 +45,7 @@ class TokenTexts:
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes of one token; none for an id without a token, which padded models have."""
         added = self._added.get(token_id)
-        token = self._tokenizer.id_to_token(token_id)
+        token = self.tokenizer.id_to_token(token_id)
         if added is not None or token is None:
             return b"" if added is None else added.content.encode()
         if self._is_byte_level and all(char in _BYTES_BY_CHAR for char in token):
@@ -53,7 +53,7 @@ class TokenTexts:
         if self._has_byte_tokens and _is_byte_token(token):
             return bytes([int(token[3:5], 16)])
         if self._is_word_piece:
-            return token.removeprefix("##").encode() if token.startswith("##") else f" {token}".encode()
+            return (token[2:] if token.startswith("##") else f" {token}").encode()
         return token.replace("▁", " ").encode()
 
     def is_special(self, token_id: int) -> bool:
@@ -63,7 +63,7 @@ class TokenTexts:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
 

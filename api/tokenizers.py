@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from api.token_texts import TokenTexts
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -25,6 +26,7 @@ class Tokenizers:
     def __init__(self, reader: FleetReader) -> None:
         self._reader = reader
         self._encoders: dict[str, PromptEncoder] = {}
+        self._texts: dict[str, TokenTexts] = {}
         self._building = asyncio.Lock()
         self._long = asyncio.Semaphore(LONG_AT_ONCE)
 
@@ -40,6 +42,18 @@ class Tokenizers:
             return encoder.encode(prompt)
         async with self._long:
             return await asyncio.to_thread(encoder.encode, prompt)
+
+    async def texts(self, card: ModelCard) -> TokenTexts:
+        """What each token of a model stands for.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        encoder = await self._encoder(card)
+        texts = self._texts.get(card.model)
+        if texts is None or texts.tokenizer is not encoder.tokenizer:
+            texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
+        return texts
 
     async def _encoder(self, card: ModelCard) -> PromptEncoder:
         encoder = self._encoders.get(card.model)

@@ -98,7 +98,12 @@ def _expectation(field: FieldInfo | None, problem: Mapping[str, Any]) -> str:
 
 def _range_of(field: FieldInfo) -> str:
     """`from 0 to 2`, `at least 1` or `above 0`, by the field's constraints."""
-    bounds = {k: getattr(mark, k) for mark in field.metadata for k in ("gt", "ge", "le") if hasattr(mark, k)}
+    bounds = {
+        k: getattr(mark, k)
+        for mark in field.metadata
+        for k in ("gt", "ge", "le")
+        if hasattr(mark, k)
+    }
     if "gt" in bounds:
         return f"above {bounds['gt']}"
     if "le" not in bounds:

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     wait_limit_s: float = Field(
         default=300,
         gt=0,
-        description="Seconds that a call which waits for its answer (/v1) may take; then it is 504.",
+        description="Seconds that a call may wait for its answer (/v1); then it is 504.",
     )
     shutdown_s: float = Field(
         default=10, ge=0, description="Seconds that open requests get to end at a shutdown."

@@ -1,1 +1,1 @@
-"""OpenAI's endpoints: their requests, answers, streams and errors, over the same jobs as the rest."""
+"""OpenAI's endpoints: requests, answers, streams and errors, over the same jobs as the rest."""

@@ -6,6 +6,7 @@ The choices of several prompts are counted on: with n = 2, those of the second p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from api.openai.answer import Head
@@ -18,17 +19,29 @@ from common.schemas import ChoiceResult, JobRecord
 KIND = "text_completion"
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that its choices begin with."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
 class CompletionAnswer:
     """The answer to one completion request: a job for each prompt.
 
     Args:
         num_choices: Of each prompt.
         texts: Of the model's tokens, where log-probabilities were asked for.
-        echoes: What each prompt's choices begin with; empty where that was not asked for.
+        echoes: What each prompt's choices begin with; None where that was not asked for.
     """
 
     def __init__(
-        self, head: Head, num_choices: int, texts: TokenTexts | None, echoes: Sequence[str]
+        self,
+        head: Head,
+        num_choices: int,
+        texts: TokenTexts | None,
+        echoes: Sequence[Echo | None],
     ) -> None:
         self._head = head
         self._num_choices = num_choices
@@ -48,10 +61,10 @@ class CompletionAnswer:
     def opening(self) -> list[dict[str, Any]]:
         """Source: Answer."""
         return [
-            self._chunk(job * self._num_choices + i, echo)
+            self._chunk(job * self._num_choices + i, echo.text)
             for job, echo in enumerate(self._echoes)
+            if echo is not None
             for i in range(self._num_choices)
-            if echo
         ]
 
     def chunks(self, delta: ChoiceDelta) -> list[dict[str, Any]]:
@@ -68,27 +81,26 @@ class CompletionAnswer:
         return self._with_usage([], records)
 
     def _choice(
-        self, index: int, record: JobRecord, result: ChoiceResult, echo: str
+        self, index: int, record: JobRecord, result: ChoiceResult, echo: Echo | None
     ) -> dict[str, Any]:
-        logprobs = None
-        if self._texts is not None:
-            logprobs = self._all_logprobs(record, result, has_echo=bool(echo))
         return {
             "index": index,
-            "text": echo + result.text,
-            "logprobs": logprobs,
+            "text": result.text if echo is None else echo.text + result.text,
+            "logprobs": self._all_logprobs(record, result, echo),
             "finish_reason": result.finish_reason,
         }
 
     def _all_logprobs(
-        self, record: JobRecord, result: ChoiceResult, *, has_echo: bool
-    ) -> dict[str, Any]:
+        self, record: JobRecord, result: ChoiceResult, echo: Echo | None
+    ) -> dict[str, Any] | None:
         """Those of the choice, after those of the prompt where that is part of the text."""
-        assert self._texts is not None
-        log = CompletionLogprobs(self._texts)
-        prompt = log.view(record.prompt_ids or (), record.prompt_logprobs) if has_echo else None
-        own = log.view(result.token_ids, result.logprobs)
-        return own if prompt is None else joined(prompt, own)
+        if self._texts is None:
+            return None
+        logprobs = CompletionLogprobs(self._texts)
+        if echo is None:
+            return logprobs.view(result.token_ids, result.logprobs)
+        prompt = logprobs.view(echo.token_ids, record.prompt_logprobs)
+        return joined(prompt, logprobs.view(result.token_ids, result.logprobs))
 
     def _logprobs_of(self, delta: ChoiceDelta) -> dict[str, Any] | None:
         if self._texts is None:

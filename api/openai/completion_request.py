@@ -1,4 +1,4 @@
-"""The body of `POST /v1/completions`, the older endpoint: prompts that are continued as they are."""
+"""The body of `POST /v1/completions`, for prompts that are continued as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from api.openai.fields import OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from common.schemas import Prompt
 
-MAX_PROMPTS = 2048
 MAX_TOKEN_ID = 2**31 - 1
 _FORMS = "a text, a list of texts, a list of token ids, or a list of lists of token ids"
 
@@ -25,8 +24,6 @@ def _read_prompts(value: object) -> tuple[Prompt, ...]:
         raise ValueError("must not be empty")
     if type(value[0]) is int:
         return (_of_ids(value, ""),)
-    if len(value) > MAX_PROMPTS:
-        raise ValueError(f"must have at most {MAX_PROMPTS} prompts, not {len(value)}")
     if isinstance(value[0], str):
         return tuple(_of_text(text) for text in value)
     return tuple(_of_ids(ids, f" number {i}") for i, ids in enumerate(value))

@@ -112,9 +112,7 @@ class JobDeltas:
                         yield updates
             except WatchClosed:
                 if self._watcher.is_closed:
-                    raise ShuttingDownError(
-                        "The server stops; the request can be repeated."
-                    ) from None
+                    raise shutting_down() from None
             except HistoryGone:
                 return
 
@@ -167,6 +165,11 @@ async def ended_record(jobs: Submissions, job_id: str) -> JobRecord:
         if record is None or not record.status.is_final:
             raise InternalError("The answer was dropped before it could be read.")
         return record
+
+
+def shutting_down() -> ShuttingDownError:
+    """What a client is told whose gateway stops."""
+    return ShuttingDownError("The server stops; repeat the request.", retry_after_s=1.0)
 
 
 def _is_end(update: Update) -> bool:

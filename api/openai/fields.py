@@ -1,7 +1,7 @@
 """The fields that both generating endpoints of OpenAI have, and our sampling extras.
 
-Strict, as the native endpoints are, except that `null` stands for a field that was left out: OpenAI's
-clients send it. What changes nothing here is taken and named in `docs/api.md`.
+Strict, as the native endpoints are, except that `null` stands for a field that was left out:
+OpenAI's clients send it. What changes nothing here is taken and named in `docs/api.md`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from api.schemas import (
     MAX_FIELDS,
     MAX_METADATA,
+    MAX_SEED,
     MAX_STOP_IDS,
     LogitBias,
     NameText,
@@ -20,11 +21,8 @@ from api.schemas import (
     Strategy,
     TokenId,
 )
+from common.sampling import MAX_CHOICES
 from common.schemas import JobClass
-
-MAX_SEED = 2**63 - 1
-MAX_CHOICES = 128
-"""What OpenAI allows; the engine may allow less, which the submission says."""
 
 
 class StreamOptions(BaseModel):

@@ -1,7 +1,7 @@
-"""Log-probabilities in the two shapes that OpenAI has for them.
+r"""Log-probabilities in the two shapes that OpenAI has for them.
 
 A token that is no whole character is written as its bytes, so that different tokens have different
-names: `\\xf0\\x9f` in chats, which list the bytes beside it, and `bytes:\\xf0\\x9f` in completions.
+names: `\xf0\x9f` in chats, which list the bytes beside it, and `bytes:\xf0\x9f` in completions.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ class CompletionLogprobs:
 
     Args:
         texts: Of the model's tokens.
-        offset: Characters of the choice's text before its first token.
     """
 
-    def __init__(self, texts: TokenTexts, offset: int = 0) -> None:
+    def __init__(self, texts: TokenTexts) -> None:
         self._texts = texts
-        self._offset = offset
+        self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def view(

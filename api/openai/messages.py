@@ -1,4 +1,4 @@
-"""The messages of a chat: roles, texts in one or several parts, calls of tools and their results."""
+"""The messages of a chat: roles, texts in one part or several, calls of tools, their results."""
 
 from __future__ import annotations
 

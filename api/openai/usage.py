@@ -1,4 +1,4 @@
-"""What an answer has taken: tokens as OpenAI counts them, and the times of the `performance` part."""
+"""What an answer has taken: tokens as OpenAI counts them, and the times of `performance`."""
 
 from __future__ import annotations
 
