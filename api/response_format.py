@@ -41,12 +41,7 @@ Choice = Annotated[
 ]
 
 
-def bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, if it is not too large.
-
-    Raises:
-        ValueError: It is.
-    """
+def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if _depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} levels deep")
     num_bytes = len(_encodable(_dump(schema)).encode())
@@ -92,7 +87,7 @@ class JsonSchema(_Format):
     model_config = ConfigDict(serialize_by_alias=True)
 
     name: Name = Field(examples=["person"])
-    schema_: Annotated[dict[str, Any], AfterValidator(bounded_schema)] = Field(
+    schema_: Annotated[dict[str, Any], AfterValidator(_bounded_schema)] = Field(
         alias="schema", description="JSON Schema, draft 2020-12."
     )
     description: str | None = Field(default=None, max_length=1024)
