@@ -7,8 +7,10 @@ in a thread.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from api.token_texts import TokenTexts
+from common.chat_template import TemplateTimeoutError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -18,6 +20,8 @@ LONG_AT_ONCE = 1
 """Long prompts that are encoded at the same time: one client's must not take every core."""
 INLINE_CHARS = 4096
 """Prompts up to this length are encoded on the event loop: that takes less than a switch."""
+INLINE_LIMIT_S = 0.005
+"""Processor time that a template may take there; one that takes more is rendered in a thread."""
 
 
 class Tokenizers:
@@ -37,9 +41,11 @@ class Tokenizers:
             InvalidRequestError: The chat template refuses the messages, or nothing is left.
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        encoder = await self._encoder(card)
+        encoder = await self.encoder(card)
         if _num_chars(prompt) <= INLINE_CHARS:
-            return encoder.encode(prompt)
+            # A template can take long over few words, too.
+            with suppress(TemplateTimeoutError):
+                return encoder.encode(prompt, INLINE_LIMIT_S)
         async with self._long:
             return await asyncio.to_thread(encoder.encode, prompt)
 
@@ -49,13 +55,18 @@ class Tokenizers:
         Raises:
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        encoder = await self._encoder(card)
+        encoder = await self.encoder(card)
         texts = self._texts.get(card.model)
         if texts is None or texts.tokenizer is not encoder.tokenizer:
             texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
         return texts
 
-    async def _encoder(self, card: ModelCard) -> PromptEncoder:
+    async def encoder(self, card: ModelCard) -> PromptEncoder:
+        """The encoder of a card, which also knows how the model writes calls.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
         encoder = self._encoders.get(card.model)
         if encoder is not None and encoder.card == card:
             return encoder
@@ -69,6 +80,9 @@ class Tokenizers:
 
 
 def _num_chars(prompt: Prompt) -> int:
-    if prompt.messages is not None:
-        return sum(len(str(message["content"])) for message in prompt.messages)
-    return len(prompt.text or "")
+    if prompt.tools or prompt.template_kwargs:
+        return INLINE_CHARS + 1  # how much a template writes of them is not known
+    contents = [message["content"] for message in prompt.messages or ()]
+    return sum(len(text if isinstance(text, str) else str(text)) for text in contents) + len(
+        prompt.text or ""
+    )

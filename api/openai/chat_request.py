@@ -1,17 +1,64 @@
-"""The body of `POST /v1/chat/completions`."""
+"""The body of `POST /v1/chat/completions`.
+
+Messages and tools are taken as they come: `common.chat_messages` and `common.tool_calls` check
+them.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
 from api.openai.fields import OpenAIRequest, Unused
-from api.openai.messages import ChatMessage
-from api.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_choice, check_names
 from api.response_format import ResponseFormat
+from common.chat_messages import ROLES
 
-MAX_MESSAGES = 4096
+_TEXT_PARTS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+        "required": ["type", "text"],
+    },
+}
+_MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "content": {"anyOf": [{"type": "string"}, _TEXT_PARTS, {"type": "null"}]},
+        "name": {"type": "string"},
+        "tool_calls": {"type": "array", "items": {"type": "object"}},
+        "tool_call_id": {"type": "string"},
+    },
+    "required": ["role"],
+}
+_FUNCTION = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object"},
+        "strict": {"type": "boolean"},
+    },
+    "required": ["name"],
+}
+_TOOL = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "function": _FUNCTION},
+    "required": ["type", "function"],
+}
+_TOOL_CHOICE = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {"type": "object", "properties": {"type": {"const": "function"}, "function": _FUNCTION}},
+    ]
+}
+
+
+def _documented(**schema: Any) -> WithJsonSchema:
+    """How a field looks that is checked by itself, when the job is made of it."""
+    return WithJsonSchema(schema)
 
 
 class ChatRequest(OpenAIRequest):
@@ -36,7 +83,9 @@ class ChatRequest(OpenAIRequest):
         "moderation": "nothing is moderated",
     }
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    messages: Annotated[Any, _documented(type="array", items=_MESSAGE, minItems=1)] = Field(
+        description="The conversation. Roles: system, developer, user, assistant, tool."
+    )
     max_completion_tokens: int | None = Field(
         default=None, ge=1, le=2**31, description="The newer name of `max_tokens`."
     )
@@ -47,8 +96,10 @@ class ChatRequest(OpenAIRequest):
     response_format: ResponseFormat | None = Field(
         default=None, description="What the answer has to look like. Default: any text."
     )
-    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS, fail_fast=True)
-    tool_choice: ToolChoice = Field(
+    tools: Annotated[Any, _documented(type="array", items=_TOOL)] = Field(
+        default=None, description="Functions that the model may call."
+    )
+    tool_choice: Annotated[Any, _documented(**_TOOL_CHOICE)] = Field(
         default=None, description="Default: `auto` where there are tools, else `none`."
     )
     parallel_tool_calls: bool | None = Field(
@@ -79,8 +130,6 @@ class ChatRequest(OpenAIRequest):
             raise ValueError("top_logprobs goes with logprobs: true")
         if self.modalities not in (None, ["text"]):
             raise ValueError('modalities must be ["text"]: the model writes text alone')
-        check_names(self.tools or [])
-        check_choice(self.tool_choice, self.tools or [])
         return self
 
     @property

@@ -6,16 +6,21 @@ from api.job_request import JobRequest, by_strategy
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.fields import OpenAIRequest
-from api.openai.messages import as_messages
 from api.schemas import DEFAULT_TOP_K, MAX_SEED
+from common.chat_messages import normalize_messages
 from common.grammar import GrammarSpec
 from common.sampling import SamplingSpec
 from common.schemas import Prompt
 from common.settings import Settings
+from common.tool_calls.definitions import parse_tool_choice, parse_tools
 
 
 def chat_job(body: ChatRequest, settings: Settings) -> JobRequest:
-    """One job for a chat, however many choices it has."""
+    """One job for a chat, however many choices it has.
+
+    Raises:
+        InvalidRequestError: Something is wrong with the messages or the tools.
+    """
     newer = body.max_completion_tokens is not None
     params = {"prompt": "messages"} | ({"max_tokens": "max_completion_tokens"} if newer else {})
     sampling = _sampling(
@@ -25,7 +30,14 @@ def chat_job(body: ChatRequest, settings: Settings) -> JobRequest:
         logprobs=body.num_logprobs,
         grammar=None if body.response_format is None else body.response_format.grammar(),
     )
-    prompt = Prompt(messages=as_messages(body.messages))
+    tools = parse_tools(body.tools)
+    choice = parse_tool_choice(body.tool_choice, tools)
+    told = tools if choice.mode != "none" else ()
+    prompt = Prompt(
+        messages=normalize_messages(body.messages),
+        tools=tuple(tool.for_template() for tool in told) or None,
+        template_kwargs=body.chat_template_kwargs or None,
+    )
     return _request(body, (prompt,), sampling, params)
 
 
