@@ -13,7 +13,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Error(_Answer):
+class ErrorDetails(_Answer):
     """What went wrong."""
 
     message: str = Field(examples=["temperature must be from 0 to 2; got 3."])
@@ -23,10 +23,10 @@ class Error(_Answer):
     request_id: str | None
 
 
-class ErrorAnswer(_Answer):
+class OpenAIError(_Answer):
     """An error, in OpenAI's shape."""
 
-    error: Error
+    error: ErrorDetails
 
 
 class PromptTokensDetails(_Answer):
@@ -65,7 +65,7 @@ class Performance(_Answer):
     batch_size: int = Field(description="Sequences that ran together.", examples=[1])
 
 
-class TopLogprob(_Answer):
+class ChatTopLogprob(_Answer):
     """One of the likeliest tokens."""
 
     token: str
@@ -73,16 +73,16 @@ class TopLogprob(_Answer):
     logprob: float
 
 
-class TokenLogprob(TopLogprob):
+class ChatTokenLogprob(ChatTopLogprob):
     """How likely a token was, by the model alone."""
 
-    top_logprobs: list[TopLogprob]
+    top_logprobs: list[ChatTopLogprob]
 
 
 class ChatLogprobs(_Answer):
     """How likely the tokens of a message were."""
 
-    content: list[TokenLogprob]
+    content: list[ChatTokenLogprob]
     refusal: None
 
 
@@ -197,4 +197,4 @@ _ERRORS = {
 
 def errors(*statuses: int) -> Documented:
     """The documentation of a route's errors."""
-    return {s: {"model": ErrorAnswer, "description": _ERRORS[s]} for s in statuses}
+    return {s: {"model": OpenAIError, "description": _ERRORS[s]} for s in statuses}
