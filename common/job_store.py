@@ -225,13 +225,10 @@ class Submissions:
     async def _raise_missing(self, job_id: str, key_id: str) -> None:
         with translated_errors():
             owner = await cast(Any, self._client.get(keys.gone(job_id)))
-        if owner == key_id and not await self._exists(job_id):
+            exists = await cast(Any, self._client.exists(keys.job(job_id)))
+        if owner == key_id and not exists:
             raise TaskExpiredError(f"Task '{job_id}' ended too long ago; its result was dropped.")
         raise _not_found(job_id)
-
-    async def _exists(self, job_id: str) -> bool:
-        with translated_errors():
-            return bool(await cast(Any, self._client.exists(keys.job(job_id))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +295,14 @@ class Claims:
             return None
         return Claim(JobRecord.from_fields(answer[0], pairs(answer[1])), nonce)
 
-    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> int | None:
+    def finish(
+        self, job_id: str, nonce: str, outcome: Outcome, used_ms: int
+    ) -> tuple[int, int] | None:
         """End a job.
 
         Returns:
-            None when it has ended. Else the number of tokens committed of the first choice that
-            Redis does not have whole: append the rest, then repeat.
+            None when it has ended. Else the first choice that Redis does not have whole, and the
+            number of its tokens that are committed: append the rest, then repeat.
 
         Raises:
             FencedError: The job is no longer this claim's.
@@ -318,7 +317,7 @@ class Claims:
             )
         if answer[0] == "fenced":
             raise FencedError(job_id)
-        return None if answer[0] == "ok" else int(answer[2])
+        return None if answer[0] == "ok" else (int(answer[1]), int(answer[2]))
 
     def heartbeat(self, announcement: str, held: Iterable[Holding]) -> Pulse:
         """Announce the worker and renew the leases of what it holds."""

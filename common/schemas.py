@@ -5,14 +5,16 @@ Knows nothing about HTTP and nothing about Redis commands: a record is a flat ma
 Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
              metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
+             n (where it is to have several choices)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
-    append   pos:<choice> (tokens committed) eid used_ms first_token_ms; past `suspect`, that
-             goes and crashes=0
+    append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
+             that goes and crashes=0
     cancel   cancel=1 while it runs
     requeue  requeued_ms; nonce goes
-    crash    crashes+1 suspect: the tokens that it has to pass, for its worker died while it ran
+    crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
+             worker died while it ran
     restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
              (where asked for); nonce goes
@@ -124,6 +126,8 @@ class JobSpec:
             "stream_token": self.stream_token,
             "request_id": self.request_id,
         }
+        if self.sampling.n > 1:
+            record["n"] = str(self.sampling.n)
         if self.prompt_ids is not None:
             record["prompt_ids"] = _dump(self.prompt_ids)
             record["prompt_tokens"] = str(len(self.prompt_ids))
