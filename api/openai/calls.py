@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from api.gateway import Gateway
 from api.job_request import JobRequest
 from api.openai.answer import Answer, Head
 from api.openai.chat_answer import ChatAnswer
@@ -19,6 +20,9 @@ from common.errors import InternalError
 from common.model_card import ModelCard
 from common.schemas import JobRecord, Prompt
 from common.settings import Settings
+from common.tool_calls.families import Family
+
+TAG = "<tool_call>"
 
 
 class Call(Protocol):
@@ -49,13 +53,33 @@ class Call(Protocol):
 
 
 class ChatCall:
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`.
+
+    Args:
+        family: How the model writes its calls of tools.
+    """
 
     id_prefix = "chatcmpl-"
 
-    def __init__(self, body: ChatRequest, settings: Settings) -> None:
+    def __init__(self, body: ChatRequest, settings: Settings, family: Family) -> None:
         self.body: OpenAIRequest = body
-        self.job = chat_job(body, settings)
+        self.job = chat_job(body, settings, family)
+        [prompt] = self.job.prompts
+        self._has_tools = prompt.tools is not None
+
+    @classmethod
+    async def of(cls, body: ChatRequest, gateway: Gateway) -> ChatCall:
+        """The call that a body asks for.
+
+        Raises:
+            InvalidRequestError: Something is wrong with the messages or the tools.
+            ModelNotFoundError: The model is not configured.
+            RedisUnavailableError: Redis is away.
+        """
+        model = gateway.catalog.resolve(body.model).model
+        card = await gateway.poller.card(model)
+        family = await _family(card, gateway.tokenizers) if body.tools else Family.GENERIC
+        return cls(body, gateway.settings, family)
 
     async def answer(
         self,
@@ -67,7 +91,20 @@ class ChatCall:
         """Source: Call."""
         sampling = self.job.sampling
         texts = None if sampling.logprobs is None else await _texts(card, tokenizers)
-        return ChatAnswer(head, sampling.n, texts)
+        family = await self._family_of(records[0], card, tokenizers)
+        return ChatAnswer(head, sampling.n, texts, family)
+
+    async def _family_of(
+        self, record: JobRecord, card: ModelCard | None, tokenizers: Tokenizers
+    ) -> Family | None:
+        """How the calls in the answer are written; None where there can be none."""
+        grammar = record.sampling.grammar
+        if not self._has_tools:
+            return None
+        if grammar is not None and TAG in grammar.text:
+            # Forced, perhaps before it was known how this model would write them itself.
+            return Family.GENERIC
+        return await _family(card, tokenizers)
 
 
 class CompletionCall:
@@ -105,6 +142,10 @@ class CompletionCall:
             assert card is not None
             ids = await tokenizers.encode(card, prompt)
         return Echo(texts.decode(ids) if prompt.text is None else prompt.text, ids)
+
+
+async def _family(card: ModelCard | None, tokenizers: Tokenizers) -> Family:
+    return Family.GENERIC if card is None else (await tokenizers.encoder(card)).family
 
 
 async def _texts(card: ModelCard | None, tokenizers: Tokenizers) -> TokenTexts:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
-from api.openai.fields import OpenAIRequest, Unused
+from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from common.schemas import Prompt
 
@@ -101,16 +101,16 @@ class CompletionRequest(OpenAIRequest):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError(
-                f"best_of must be the same as n: all choices are sent; got {self.best_of} and "
-                f"{self.n or 1}"
+            raise FieldError(
+                "best_of",
+                f"must be the same as n: all choices are sent; got {self.best_of} and {self.n or 1}",
             )
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens must be at least 1, or 0 together with echo; got 0")
+            raise FieldError("max_tokens", "must be at least 1, or 0 together with echo; got 0")
         if self.max_tokens == 0 and (self.n or 1) > 1:
-            raise ValueError("max_tokens 0 goes with n: 1, for nothing is generated")
+            raise FieldError("max_tokens", "0 goes with n: 1, for nothing is generated")
         if self.echo and self.stream and self.logprobs is not None:
-            raise ValueError("echo with logprobs cannot be streamed")
+            raise FieldError("echo", "with logprobs cannot be streamed")
         return self
 
     @property

@@ -46,7 +46,7 @@ async def chat_completions(
     A client that hangs up cancels its request, unless it has an `Idempotency-Key`: then it may come
     back for the answer within half a minute.
     """
-    call = ChatCall(body, gateway.settings)
+    call = await ChatCall.of(body, gateway)
     return await _answered(request, gateway, key_id, idempotency_key, call)
 
 
