@@ -50,8 +50,8 @@ class Gateway:
     durability: DurabilityWatch
     canceller: Canceller
     attendance: Attendance
-    tokenizers: Tokenizers
     submitter: Submitter
+    tokenizers: Tokenizers
     grammars: GrammarChecker
     http_metrics: HttpMetrics
     started_s: float = field(default_factory=time.monotonic)
@@ -73,9 +73,9 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
-        grammars = GrammarChecker()
+        grammars, tokenizers = GrammarChecker(), Tokenizers(fleet)
         on_end = request_logger(log_prompts=settings.log_prompts)
-        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
+        canceller = Canceller(jobs, on_end)
         return cls(
             settings=settings,
             redis=redis,
@@ -89,8 +89,8 @@ class Gateway:
             durability=DurabilityWatch(redis),
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
-            tokenizers=tokenizers,
             submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
+            tokenizers=tokenizers,
             grammars=grammars,
             http_metrics=HttpMetrics(),
         )

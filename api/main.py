@@ -28,12 +28,13 @@ from api.routes import (
     root,
     stream,
     tasks,
+    tokenize,
 )
 from common import __version__, log
 from common.settings import Settings, load_settings
 
 _ROUTES = (
-    *(root, generate, tasks, stream, models),
+    *(root, generate, tasks, stream, tokenize, models),
     *(openai_generate, openai_models),
     *(health, metrics),
 )

@@ -22,6 +22,7 @@ TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
     {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]

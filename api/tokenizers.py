@@ -7,10 +7,12 @@ in a thread.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from api.token_texts import TokenTexts
-from common.chat_template import TemplateTimeoutError
+from common.chat_template import RenderingTooLongError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -19,9 +21,12 @@ from common.schemas import Prompt
 LONG_AT_ONCE = 1
 """Long prompts that are encoded at the same time: one client's must not take every core."""
 INLINE_CHARS = 4096
-"""Prompts up to this length are encoded on the event loop: that takes less than a switch."""
+"""Up to this length texts are encoded, and as many tokens decoded, on the event loop: that takes
+less than a switch."""
 INLINE_LIMIT_S = 0.005
 """Processor time that a template may take there; one that takes more is rendered in a thread."""
+
+T = TypeVar("T")
 
 
 class Tokenizers:
@@ -41,13 +46,45 @@ class Tokenizers:
             InvalidRequestError: The chat template refuses the messages, or nothing is left.
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        encoder = await self.encoder(card)
-        if _num_chars(prompt) <= INLINE_CHARS:
-            # A template can take long over few words, too.
-            with suppress(TemplateTimeoutError):
-                return encoder.encode(prompt, INLINE_LIMIT_S)
-        async with self._long:
-            return await asyncio.to_thread(encoder.encode, prompt)
+        encoder, size = await self.encoder(card), _num_chars(prompt)
+        if size <= INLINE_CHARS:
+            # A template can take long over few words, or make many of them.
+            with suppress(RenderingTooLongError):
+                return encoder.encode(
+                    prompt, time_limit_s=INLINE_LIMIT_S, max_chars=4 * INLINE_CHARS
+                )
+        return await self._in_thread(lambda: encoder.encode(prompt))
+
+    async def encode_texts(
+        self, card: ModelCard, texts: Sequence[str], *, add_special_tokens: bool
+    ) -> list[list[int]]:
+        """The token ids of each text as it is, without the chat template; none of an empty one.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        tokenizer = (await self.encoder(card)).tokenizer
+
+        def encode() -> list[list[int]]:
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
+
+        return await self._run(encode, sum(map(len, texts)))
+
+    async def decode(
+        self, card: ModelCard, token_ids: Sequence[int], *, skip_special_tokens: bool
+    ) -> str:
+        """The text of tokens.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        tokenizer = (await self.encoder(card)).tokenizer
+
+        def decode() -> str:
+            return tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+        return await self._run(decode, len(token_ids))
 
     async def texts(self, card: ModelCard) -> TokenTexts:
         """What each token of a model stands for.
@@ -60,6 +97,16 @@ class Tokenizers:
         if texts is None or texts.tokenizer is not encoder.tokenizer:
             texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
         return texts
+
+    async def _run(self, work: Callable[[], T], size: int) -> T:
+        """Do short work at once, and long work in a thread."""
+        if size <= INLINE_CHARS:
+            return work()
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        async with self._long:
+            return await asyncio.to_thread(work)
 
     async def encoder(self, card: ModelCard) -> PromptEncoder:
         """The encoder of a card, which also knows how the model writes calls.

@@ -20,6 +20,7 @@
     |   |-- TaskFailedError            500  task_failed
     |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- QueueFullError             503  queue_full
+    |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
     |   |-- NoWorkerError              503  no_worker
     |   |-- ShuttingDownError          503  shutting_down
@@ -185,6 +186,13 @@ class QueueFullError(RequestError):
 
     status = 503
     code = "queue_full"
+
+
+class ModelNotAnnouncedError(RequestError):
+    """No worker has loaded the model yet, so its tokenizer is not known."""
+
+    status = 503
+    code = "model_not_announced"
 
 
 class RedisUnavailableError(RequestError):

@@ -103,7 +103,7 @@ class CompletionRequest(OpenAIRequest):
         if self.best_of not in (None, self.n or 1):
             raise FieldError(
                 "best_of",
-                f"must be the same as n: all choices are sent; got {self.best_of} and {self.n or 1}",
+                f"must be n, for all choices are sent; got {self.best_of} and {self.n or 1}",
             )
         if self.max_tokens == 0 and not self.echo:
             raise FieldError("max_tokens", "must be at least 1, or 0 together with echo; got 0")

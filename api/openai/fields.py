@@ -159,9 +159,7 @@ class OpenAIRequest(BaseModel):
         if name not in cls.unsupported:
             return False
         if value not in (None, False, [], {}, ""):
-            raise FieldError(
-                str(name), f"is not supported here: {cls.unsupported[str(name)]}"
-            )
+            raise FieldError(str(name), f"is not supported here: {cls.unsupported[str(name)]}")
         return True
 
 

@@ -31,6 +31,7 @@ def chat_job(body: ChatRequest, settings: Settings, family: Family) -> JobReques
     """
     tools = parse_tools(body.tools)
     choice = parse_tool_choice(body.tool_choice, tools)
+    told = tools if choice.mode != "none" else ()
     calling = grammar_for(choice, tools, family, parallel=body.parallel_tool_calls is not False)
     sampling = _sampling(
         body,
@@ -39,8 +40,9 @@ def chat_job(body: ChatRequest, settings: Settings, family: Family) -> JobReques
         logprobs=body.num_logprobs,
         # An answer that has to be a call has nothing else in it that a format could speak of.
         grammar=calling or _grammar_of(body.response_format),
+        # Some models mark their calls with special tokens.
+        skip_special_tokens=not told,
     )
-    told = tools if choice.mode != "none" else ()
     prompt = Prompt(
         messages=normalize_messages(body.messages),
         tools=tuple(tool.for_template() for tool in told) or None,
@@ -97,6 +99,7 @@ def _sampling(
     logprobs: int | None,
     grammar: GrammarSpec | None,
     prompt_logprobs: int | None = None,
+    skip_special_tokens: bool = True,
 ) -> SamplingSpec:
     temperature, top_p, top_k = by_strategy(
         body.strategy,
@@ -125,4 +128,5 @@ def _sampling(
         logprobs=logprobs,
         n=body.n or 1,
         prompt_logprobs=prompt_logprobs,
+        skip_special_tokens=skip_special_tokens,
     )

@@ -145,7 +145,7 @@ async def test_best_of_may_be_n(live_http: httpx.AsyncClient, worker: TextWorker
         ({"prompt": ["a"] * 129}, "prompt", "1 to 128 prompts; got 129"),
         ({"prompt": ["a", ""]}, None, "Prompt 2 of 2"),
         ({"suffix": "x"}, "suffix", "suffix is not supported here"),
-        ({"best_of": 3}, "best_of", "best_of must be the same as n"),
+        ({"best_of": 3}, "best_of", "best_of must be n"),
         ({"max_tokens": 0}, "max_tokens", "max_tokens must be at least 1, or 0 together with echo"),
         ({"logprobs": 21}, "logprobs", "logprobs must be from 0 to 20; got 21."),
         ({"logprobs": True}, "logprobs", "logprobs must be a valid integer; got true."),
