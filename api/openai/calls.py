@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from api.gateway import Gateway
@@ -16,7 +17,7 @@ from api.openai.fields import OpenAIRequest
 from api.openai.job_requests import chat_job, completion_job
 from api.token_texts import TokenTexts
 from api.tokenizers import Tokenizers
-from common.errors import InternalError
+from common.errors import InternalError, ModelNotFoundError
 from common.model_card import ModelCard
 from common.schemas import JobRecord, Prompt
 from common.settings import Settings
@@ -73,12 +74,14 @@ class ChatCall:
 
         Raises:
             InvalidRequestError: Something is wrong with the messages or the tools.
-            ModelNotFoundError: The model is not configured.
             RedisUnavailableError: Redis is away.
         """
-        model = gateway.catalog.resolve(body.model).model
-        card = await gateway.poller.card(model)
-        family = await _family(card, gateway.tokenizers) if body.tools else Family.GENERIC
+        family = Family.GENERIC
+        if body.tools:
+            # Whether there is such a model is for the submission to say: a repeat may do without.
+            with suppress(ModelNotFoundError):
+                card = await gateway.poller.card(gateway.catalog.resolve(body.model).model)
+                family = await _family(card, gateway.tokenizers)
         return cls(body, gateway.settings, family)
 
     async def answer(

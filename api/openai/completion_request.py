@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
@@ -12,6 +12,11 @@ from common.schemas import Prompt
 
 MAX_TOKEN_ID = 2**31 - 1
 _FORMS = "a text, a list of texts, a list of token ids, or a list of lists of token ids"
+
+
+def _readable(value: object) -> object:
+    _read_prompts(value)
+    return value
 
 
 def _read_prompts(value: object) -> tuple[Prompt, ...]:
@@ -51,8 +56,8 @@ def _of_ids(value: object, which: str) -> Prompt:
 
 
 Prompts = Annotated[
-    tuple[Prompt, ...],
-    PlainValidator(_read_prompts),
+    Any,
+    AfterValidator(_readable),
     WithJsonSchema(
         {
             "anyOf": [
@@ -112,6 +117,11 @@ class CompletionRequest(OpenAIRequest):
         if self.echo and self.stream and self.logprobs is not None:
             raise FieldError("echo", "with logprobs cannot be streamed")
         return self
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, whatever form they came in."""
+        return _read_prompts(self.prompt)
 
     @property
     def prompt_logprobs(self) -> int | None:

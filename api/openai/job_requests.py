@@ -66,7 +66,7 @@ def completion_job(body: CompletionRequest, settings: Settings) -> JobRequest:
         prompt_logprobs=body.prompt_logprobs,
         grammar=_grammar_of(body.response_format),
     )
-    return _request(body, body.prompt, sampling, {"prompt_logprobs": "logprobs"})
+    return _request(body, body.prompts, sampling, {"prompt_logprobs": "logprobs"})
 
 
 def _grammar_of(response_format: ResponseFormat | None) -> GrammarSpec | None:

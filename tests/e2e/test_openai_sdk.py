@@ -65,6 +65,18 @@ def test_prompts_are_scored_as_evaluation_harnesses_do(client: OpenAI) -> None:
         assert "".join(logprobs.tokens or ()) == choice.text
 
 
+def test_a_prompt_is_scored_without_generating_anything(client: OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt="Once upon a time", echo=True, max_tokens=0, logprobs=2
+    )
+    [choice] = answer.choices
+    assert choice.text == "Once upon a time"
+    assert choice.logprobs is not None
+    assert "".join(choice.logprobs.tokens or ()) == choice.text
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 0
+
+
 class Animal(BaseModel):
     kind: Literal["dog", "cat", "bird"]
     age: int

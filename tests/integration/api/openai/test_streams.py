@@ -315,3 +315,18 @@ async def test_silence_is_filled_with_heartbeats(
         async with asyncio.timeout(20):
             line = await anext(line async for line in events.response.aiter_lines() if line)
         assert line == ": heartbeat"
+
+
+async def test_a_client_that_reads_slowly_loses_nothing(
+    live_http: httpx.AsyncClient, worker: TextWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every watch is cut at its second update, and opened again.
+    monkeypatch.setattr("api.watch.BUFFER_LIMIT", 1)
+    async with asked(live_http, worker, "! ", messages=HELLO) as (events, claim):
+        for number in range(30):
+            worker.tell(claim, f"{number} ")
+        worker.finish(claim)
+        *chunks, done = await events.rest()
+    assert done is None
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert text == "! " + "".join(f"{number} " for number in range(30))

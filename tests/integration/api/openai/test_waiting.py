@@ -150,6 +150,19 @@ async def test_repeats_get_the_same_answer_streamed_too(
     assert two.text == one.text
 
 
+async def test_a_repeat_of_several_prompts_gets_all_its_answers(
+    live_http: httpx.AsyncClient, worker: TextWorker
+) -> None:
+    body = {"model": MODEL, "prompt": ["a", "b"]}
+    first = asyncio.create_task(live_http.post("/v1/completions", json=body, headers=KEYED))
+    await worker.answer("x")
+    await worker.answer("y")
+    answer = (await first).json()
+    again = await live_http.post("/v1/completions", json=body, headers=KEYED)
+    assert [choice["text"] for choice in again.json()["choices"]] == ["x", "y"]
+    assert again.json() == answer
+
+
 async def test_another_body_under_the_same_key_is_422(
     live_http: httpx.AsyncClient, worker: TextWorker
 ) -> None:
