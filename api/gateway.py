@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from api.auth import KeyRing
 from api.background import end
 from api.durability_watch import DurabilityWatch
+from api.files import Files
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
+from api.object_store import ObjectStore
 from api.reaper import Reaper
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
 from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
+from common.file_records import FileRecords
 from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
@@ -47,6 +50,7 @@ class Gateway:
     durability: DurabilityWatch
     submitter: Submitter
     tokenizers: Tokenizers
+    files: Files
     grammars: GrammarChecker
     http_metrics: HttpMetrics
     on_end: OnEnd
@@ -83,6 +87,7 @@ class Gateway:
             durability=DurabilityWatch(redis),
             submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
             tokenizers=tokenizers,
+            files=Files(FileRecords(redis), ObjectStore.at(settings)),
             grammars=grammars,
             http_metrics=HttpMetrics(),
             on_end=on_end,
@@ -91,7 +96,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside; starts as well where Redis is away."""
-        parts = (self.watcher, self.poller, self.reaper, self.durability)
+        parts = (self.watcher, self.poller, self.reaper, self.durability, self.files)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLL_S):

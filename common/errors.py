@@ -9,7 +9,8 @@
     |   |-- AuthenticationError        401  invalid_api_key
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
-    |   |   `-- ModelNotFoundError     404  model_not_found
+    |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   `-- StoredFileNotFoundError 404  file_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskExpiredError           410  task_expired
     |   |-- PayloadTooLargeError       413  payload_too_large
@@ -17,6 +18,7 @@
     |   |-- RateLimitError             429  rate_limit_exceeded
     |   |-- InternalError              500  internal_error
     |   |-- QueueFullError             503  queue_full
+    |   |-- FileStoreError             503  file_store_unavailable
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   `-- RedisUnavailableError      503  redis_unavailable
     `-- JobError                   ends a job; read from `/result`
@@ -115,6 +117,12 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class StoredFileNotFoundError(NotFoundError):
+    """No such file, or it belongs to another key."""
+
+    code = "file_not_found"
+
+
 class MethodNotAllowedError(RequestError):
     """The address exists, the method does not."""
 
@@ -159,6 +167,13 @@ class QueueFullError(RequestError):
 
     status = 503
     code = "queue_full"
+
+
+class FileStoreError(RequestError):
+    """Where files are kept cannot be reached, or cannot write."""
+
+    status = 503
+    code = "file_store_unavailable"
 
 
 class ModelNotAnnouncedError(RequestError):

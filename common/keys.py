@@ -19,12 +19,16 @@ baton:worker:<id>           string  what a worker announces (JSON)       WORKER_
 baton:trials                hash    worker id: the suspect that it tries none, swept by the reaper
 baton:counters              hash    jobs and tokens, ever growing        none
 baton:reaped                string  when a reaper last ran (ms)          none
+baton:file:<id>             hash    what is known of a file              none
+baton:files:<key id>        zset    a key's file ids by creation (ms)    none
+baton:file_expiry           zset    file ids by when they expire (ms)    none
 
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model. Readers: the gateway, and the scripts themselves. They get the
-same names through `LUA_KEYS`, so that there is one spelling.
+sets when it has loaded a model, and what is kept of files (`file_records.FileRecords`). Readers:
+the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so that there
+is one spelling.
 """
 
 from __future__ import annotations
@@ -47,6 +51,9 @@ WORKER = "baton:worker:"
 TRIALS = "baton:trials"
 COUNTERS = "baton:counters"
 REAPED = "baton:reaped"
+FILE = "baton:file:"
+FILES = "baton:files:"
+FILE_EXPIRY = "baton:file_expiry"
 BELL = "baton:bell:"
 CANCEL = "baton:cancel"
 
@@ -110,3 +117,13 @@ def worker(worker_id: str) -> str:
 def bell(job_id: str) -> str:
     """The channel on which a job's new events are called out."""
     return BELL + job_id
+
+
+def file(file_id: str) -> str:
+    """What is known of a file."""
+    return FILE + file_id
+
+
+def files(key_id: str) -> str:
+    """The files of a key."""
+    return FILES + key_id

@@ -25,6 +25,8 @@ FAMILIES = {
     keys.CARD: "string",
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
+    keys.FILE: "hash",
+    keys.FILES: "zset",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {
@@ -34,6 +36,7 @@ SINGLES = {
     keys.TRIALS: "hash",
     keys.COUNTERS: "hash",
     keys.REAPED: "string",
+    keys.FILE_EXPIRY: "zset",
 }
 """Types of the keys that there is one of."""
 PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WORKER)
