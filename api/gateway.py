@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from api.attendance import Attendance
 from api.auth import KeyRing
 from api.background import end
+from api.cancelling import Canceller
 from api.durability_watch import DurabilityWatch
 from api.files import Files
 from api.fleet_poller import FleetPoller
@@ -28,8 +30,9 @@ from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
-from common.request_log import OnEnd, request_logger
+from common.request_log import request_logger
 from common.settings import Settings
+from common.waited import WaitedJobs
 
 FIRST_POLL_S = 1.0
 
@@ -48,13 +51,15 @@ class Gateway:
     poller: FleetPoller
     reaper: Reaper
     durability: DurabilityWatch
-    submitter: Submitter
+    canceller: Canceller
+    attendance: Attendance
     tokenizers: Tokenizers
+    submitter: Submitter
     files: Files
     grammars: GrammarChecker
     http_metrics: HttpMetrics
-    on_end: OnEnd
     started_s: float = field(default_factory=time.monotonic)
+    started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def build(cls, settings: Settings) -> Gateway:
@@ -72,8 +77,9 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
-        grammars, tokenizers = GrammarChecker(), Tokenizers(fleet)
+        grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
+        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
         return cls(
             settings=settings,
             redis=redis,
@@ -85,12 +91,13 @@ class Gateway:
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
-            submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
+            canceller=canceller,
+            attendance=Attendance(canceller, WaitedJobs(redis)),
             tokenizers=tokenizers,
+            submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
             files=Files(FileRecords(redis), ObjectStore.at(settings)),
             grammars=grammars,
             http_metrics=HttpMetrics(),
-            on_end=on_end,
         )
 
     @asynccontextmanager
@@ -106,6 +113,7 @@ class Gateway:
         finally:
             self.begin_shutdown()
             await end(*tasks)
+            await self.attendance.close()
             await self.grammars.close()
             await self.redis.aclose()
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from transformers.utils import logging as hf_logging
 
+from common.chat_template import stand_in
 from common.errors import DeadlineExceededError, EngineError, InvalidRequestError, ModelLoadError
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
@@ -124,7 +125,7 @@ class TransformersBackend:
             return None
 
     def submit(self, job: BackendJob) -> None:
-        """Take a job; see the contract."""
+        """Take a choice of a job; see the contract."""
         self._loaded.add(_request(job))
 
     def abort(self, run_id: str) -> None:
@@ -162,9 +163,12 @@ class TransformersBackend:
 
 def _card(model: str, loaded: LoadedModel, tokenizer_json: str, context_length: int) -> ModelCard:
     names = loaded.tokenizer.special_tokens_map
-    template = loaded.tokenizer.chat_template
-    if isinstance(template, dict):  # several by name
-        template = template.get("default")
+    templates = loaded.tokenizer.chat_template
+    if not isinstance(templates, dict):  # they may be several by name
+        templates = {"default": templates}
+    template = templates.get("default")
+    if template is None:
+        template = stand_in(loaded.tokenizer.get_vocab().__contains__)
     return ModelCard(
         model=model,
         revision=loaded.revision,
@@ -176,6 +180,7 @@ def _card(model: str, loaded: LoadedModel, tokenizer_json: str, context_length: 
         tokenizer_sha256=tokenizer_sha256(tokenizer_json),
         chat_template=template,
         special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
+        tool_template=templates.get("tool_use"),
     )
 
 
@@ -183,16 +188,17 @@ def _request(job: BackendJob) -> Request:
     return Request(
         request_id=job.run_id,
         prompt_ids=job.prompt_ids,
-        params=_params(job.sampling),
+        params=_params(job.sampling, job.choice),
         priority=JOB_CLASSES.index(job.job_class),
         time_limit_s=job.sampling.time_limit_s,
         used_s=job.used_s,
         committed_ids=job.committed_ids,
+        choice=job.choice,
         grammar=None if job.sampling.grammar is None else job.sampling.grammar.lark(),
     )
 
 
-def _params(spec: SamplingSpec) -> SamplingParams:
+def _params(spec: SamplingSpec, choice: int) -> SamplingParams:
     assert spec.max_tokens is not None, "the task decides it before the backend sees the job"
     return SamplingParams(
         max_tokens=spec.max_tokens,
@@ -210,6 +216,7 @@ def _params(spec: SamplingSpec) -> SamplingParams:
         stop_token_ids=spec.stop_token_ids,
         logit_bias=spec.logit_bias,
         logprobs=spec.logprobs,
+        prompt_logprobs=spec.prompt_logprobs if choice == 0 else None,
     )
 
 
@@ -222,6 +229,8 @@ def _delta(output: Output) -> Delta:
         used_s=output.used_s,
         end=None if output.finish_reason is None else _end(output, output.finish_reason),
         logprobs=tuple(_logprobs(found) for found in output.logprobs),
+        choice=output.choice,
+        prompt_logprobs=tuple(_logprobs(found) for found in output.prompt_logprobs),
     )
 
 
