@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from api.attendance import Attendance
 from api.auth import KeyRing
 from api.background import end
+from api.batches.answers import LineAnswers
+from api.batches.driver import Tools
+from api.batches.runner import BatchRunner
 from api.cancelling import Canceller
 from api.durability_watch import DurabilityWatch
 from api.files import Files
@@ -23,6 +26,7 @@ from api.reaper import Reaper
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
+from common.batch_store import Batches
 from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
 from common.file_records import FileRecords
@@ -56,6 +60,8 @@ class Gateway:
     tokenizers: Tokenizers
     submitter: Submitter
     files: Files
+    batches: Batches
+    batch_runner: BatchRunner
     grammars: GrammarChecker
     http_metrics: HttpMetrics
     started_s: float = field(default_factory=time.monotonic)
@@ -80,6 +86,11 @@ class Gateway:
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
         canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
+        submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars)
+        files = Files(FileRecords(redis), ObjectStore.at(settings))
+        batches = Batches(redis, settings.lease_s)
+        answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)
+        tools = Tools(settings, batches, files, jobs, submitter, poller, answers)
         return cls(
             settings=settings,
             redis=redis,
@@ -94,8 +105,10 @@ class Gateway:
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
             tokenizers=tokenizers,
-            submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
-            files=Files(FileRecords(redis), ObjectStore.at(settings)),
+            submitter=submitter,
+            files=files,
+            batches=batches,
+            batch_runner=BatchRunner(tools),
             grammars=grammars,
             http_metrics=HttpMetrics(),
         )
@@ -103,7 +116,8 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside; starts as well where Redis is away."""
-        parts = (self.watcher, self.poller, self.reaper, self.durability, self.files)
+        services = (self.watcher, self.poller, self.reaper, self.durability, self.files)
+        parts = (*services, self.batch_runner)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLL_S):

@@ -19,6 +19,8 @@ from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
 from api.routes import (
+    batches,
+    files,
     generate,
     health,
     metrics,
@@ -28,13 +30,14 @@ from api.routes import (
     root,
     stream,
     tasks,
+    tokenize,
 )
 from common import __version__, log
 from common.settings import Settings, load_settings
 
 _ROUTES = (
-    *(root, generate, tasks, stream, models),
-    *(openai_generate, openai_models),
+    *(root, generate, tasks, stream, tokenize, models),
+    *(openai_generate, openai_models, files, batches),
     *(health, metrics),
 )
 _EXPOSED = [

@@ -10,6 +10,7 @@
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |-- BatchNotFoundError     404  batch_not_found
     |   |   `-- StoredFileNotFoundError 404  file_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskCancelledError         409  task_cancelled
@@ -122,6 +123,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is configured."""
 
     code = "model_not_found"
+
+
+class BatchNotFoundError(NotFoundError):
+    """No such batch, or it belongs to another key."""
+
+    code = "batch_not_found"
 
 
 class StoredFileNotFoundError(NotFoundError):

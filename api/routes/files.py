@@ -15,10 +15,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from api.answers import errors
 from api.dependencies import GatewayDep, ReaderId
 from api.file_schemas import DeletedFileAnswer, FileAnswer, FilesAnswer, file_view
 from api.files import MAX_NAME_CHARS
+from api.openai.answers import errors
 from api.upload import chunks_of
 from api.validation_message import cut, printable, shown
 from common.errors import InvalidRequestError, StoredFileNotFoundError

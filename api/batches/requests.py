@@ -1,0 +1,141 @@
+"""From a line to the call that it asks for.
+
+Source:
+    OpenAI's API reference, the request input object of a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.batches.lines import MAX_LINE_BYTES, InputLine
+from api.openai.calls import Call, ChatCall, CompletionCall
+from api.openai.chat_request import ChatRequest
+from api.openai.completion_request import CompletionRequest
+from api.openai.fields import OpenAIRequest
+from api.validation_message import explain, shown
+from common.errors import InvalidRequestError
+from common.settings import Settings
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+MAX_CUSTOM_ID_CHARS = 512
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    custom_id: str = Field(min_length=1, max_length=MAX_CUSTOM_ID_CHARS)
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LineRequest:
+    """What a line asks for."""
+
+    custom_id: str
+    call: Call
+
+
+class LineError(Exception):
+    """A line that cannot be submitted.
+
+    Attributes:
+        code: A stable name for programs.
+        message: What was expected and what came.
+        param: The field at fault.
+        custom_id: As far as it could be read.
+    """
+
+    def __init__(
+        self, code: str, message: str, param: str | None = None, custom_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.custom_id = custom_id
+
+
+def parse_line(line: InputLine, endpoint: str, settings: Settings) -> LineRequest:
+    """The call of a line.
+
+    Raises:
+        LineError: It is malformed.
+    """
+    parsed = _parsed(line)
+    if parsed.url != endpoint:
+        raise LineError(
+            "mismatched_url",
+            f"url must be {endpoint}, as the batch's endpoint; got {shown(parsed.url)}.",
+            "url",
+            parsed.custom_id,
+        )
+    try:
+        call = _CALLS[endpoint](parsed.body, settings)
+    except ValidationError as error:
+        message, param = explain(error.errors(), _BODIES[endpoint].model_fields)
+        raise LineError("invalid_request", message, param, parsed.custom_id) from error
+    except InvalidRequestError as error:
+        raise LineError(error.code, error.message, error.param, parsed.custom_id) from error
+    if call.body.stream:
+        raise LineError(
+            "invalid_request",
+            "stream must be false: the answers of a batch are in its output file.",
+            "stream",
+            parsed.custom_id,
+        )
+    # What is waited for goes first, and a batch counted when it was created.
+    call.job = replace(call.job, job_class="low", is_rated=False)
+    return LineRequest(parsed.custom_id, call)
+
+
+def custom_id_of(line: InputLine) -> str | None:
+    """The name that a line gives its request, however wrong the rest of it is."""
+    try:
+        values = json.loads(line.content or b"")
+    except (ValueError, RecursionError):
+        return None
+    named = values.get("custom_id") if isinstance(values, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def _parsed(line: InputLine) -> _Line:
+    if line.content is None:
+        raise LineError(
+            "line_too_long",
+            f"A line must have at most {MAX_LINE_BYTES} bytes; this one has {line.length}.",
+        )
+    try:
+        values = json.loads(line.content)
+    except (ValueError, RecursionError) as error:
+        raise LineError("invalid_json_line", f"The line is not valid JSON: {error}.") from error
+    try:
+        return _Line.model_validate(values)
+    except ValidationError as error:
+        message, param = explain(error.errors(), _Line.model_fields)
+        raise LineError("invalid_line", message, param, custom_id_of(line)) from error
+
+
+def _chat(body: dict[str, Any], settings: Settings) -> Call:
+    return ChatCall(ChatRequest.model_validate(body), settings)
+
+
+def _completion(body: dict[str, Any], settings: Settings) -> Call:
+    return CompletionCall(CompletionRequest.model_validate(body), settings)
+
+
+_BODIES: dict[str, type[OpenAIRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
+_CALLS: dict[str, Callable[[dict[str, Any], Settings], Call]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+}
