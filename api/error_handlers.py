@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from api.limits import rate_headers
 from api.openai.errors import error_body, retry_headers
+from api.upload import body_limit
 from api.validation_message import cut, explain, printable
 from common.errors import (
     AuthenticationError,
@@ -32,7 +33,6 @@ from common.errors import (
     RequestError,
 )
 
-MAX_BODY_BYTES = 1024 * 1024
 MAX_MESSAGE_CHARS = 1000
 OPENAI_PREFIX = "/v1/"
 
@@ -86,9 +86,9 @@ def internal_error() -> InternalError:
     return InternalError("Internal server error; the request id finds it in the server's log.")
 
 
-def payload_too_large() -> PayloadTooLargeError:
-    """The error for a body over the limit."""
-    return PayloadTooLargeError(f"The body is over the limit of {MAX_BODY_BYTES} bytes.")
+def payload_too_large(path: str) -> PayloadTooLargeError:
+    """The error for a body over the limit of this address."""
+    return PayloadTooLargeError(f"The body is over the limit of {body_limit(path)} bytes.")
 
 
 def _headers_of(error: RequestError) -> dict[str, str]:
@@ -130,7 +130,7 @@ def _translated(error: HTTPException, request: Request) -> RequestError:
     if error.status_code == 405:
         return MethodNotAllowedError(f"{request.method} is not allowed at {path}.")
     if error.status_code == 413:
-        return payload_too_large()
+        return payload_too_large(request.url.path)
     if error.status_code == 400:
         return InvalidRequestError("The body is not valid JSON in UTF-8.")
     return internal_error()

@@ -25,6 +25,7 @@ class JobRequest:
         is_seeded: The seed came from the client; else each job gets one of its own.
         model: An id or an alias; None is the default.
         is_rated: Counts toward the key's rate; a group counts once.
+        group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
     """
@@ -37,6 +38,7 @@ class JobRequest:
     user_id: str | None = None
     metadata: dict[str, str] | None = None
     is_rated: bool = True
+    group_id: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -19,6 +19,8 @@ from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
 from api.routes import (
+    batches,
+    files,
     generate,
     health,
     metrics,
@@ -36,7 +38,7 @@ from common.settings import Settings, load_settings
 
 _ROUTES = (
     *(root, generate, tasks, stream, tokenize, models),
-    *(openai_generate, openai_models),
+    *(openai_generate, openai_models, files, batches),
     *(stats, health, metrics),
 )
 _EXPOSED = [

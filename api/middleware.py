@@ -17,7 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.error_handlers import MAX_BODY_BYTES, internal_error, payload_too_large, respond
+from api.error_handlers import internal_error, payload_too_large, respond
+from api.upload import body_limit
 from api.validation_message import cut, printable
 from common.errors import RequestError
 from common.log import log_context
@@ -205,9 +206,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if _number(announced) > MAX_BODY_BYTES:
-            await respond(payload_too_large(), scope)(scope, receive, send)
+        announced, limit = Headers(scope=scope).get("content-length", ""), body_limit(scope["path"])
+        if _number(announced) > limit:
+            await respond(payload_too_large(scope["path"]), scope)(scope, receive, send)
             return
         size = 0
 
@@ -215,7 +216,7 @@ class BodyLimit:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
+            if size > limit:
                 # Of all exceptions, this is the one that the framework's body reader lets through.
                 raise HTTPException(413)
             return message

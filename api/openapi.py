@@ -22,6 +22,7 @@ TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
     {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "OpenAI", "description": "The same, for clients of OpenAI's API."},
     {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
     {"name": "Statistics", "description": "What the fleet does, in figures."},

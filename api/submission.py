@@ -151,7 +151,7 @@ class Submitter:
         card = await self._poller.card(model)
         if card is not None:
             _check_token_ids(card, request.sampling)
-        job_ids = member_ids(str(uuid.uuid4()), len(request.prompts))
+        job_ids = member_ids(request.group_id or str(uuid.uuid4()), len(request.prompts))
         specs = []
         for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
             try:

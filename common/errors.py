@@ -9,7 +9,9 @@
     |   |-- AuthenticationError        401  invalid_api_key
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
-    |   |   `-- ModelNotFoundError     404  model_not_found
+    |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |-- BatchNotFoundError     404  batch_not_found
+    |   |   `-- StoredFileNotFoundError 404  file_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskCancelledError         409  task_cancelled
     |   |-- TaskExpiredError           410  task_expired
@@ -20,6 +22,7 @@
     |   |-- TaskFailedError            500  task_failed
     |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- QueueFullError             503  queue_full
+    |   |-- FileStoreError             503  file_store_unavailable
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
     |   |-- NoWorkerError              503  no_worker
@@ -122,6 +125,18 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class BatchNotFoundError(NotFoundError):
+    """No such batch, or it belongs to another key."""
+
+    code = "batch_not_found"
+
+
+class StoredFileNotFoundError(NotFoundError):
+    """No such file, or it belongs to another key."""
+
+    code = "file_not_found"
+
+
 class MethodNotAllowedError(RequestError):
     """The address exists, the method does not."""
 
@@ -186,6 +201,13 @@ class QueueFullError(RequestError):
 
     status = 503
     code = "queue_full"
+
+
+class FileStoreError(RequestError):
+    """Where files are kept cannot be reached, or cannot write."""
+
+    status = 503
+    code = "file_store_unavailable"
 
 
 class ModelNotAnnouncedError(RequestError):

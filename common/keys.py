@@ -22,13 +22,20 @@ baton:trials                hash    worker id: the suspect that it tries none, s
 baton:counters              hash    jobs and tokens, ever growing        none
 baton:tallies:<model>       hash    what its ended jobs add up to        none
 baton:reaped                string  when a reaper last ran (ms)          none
+baton:file:<id>             hash    what is known of a file              none
+baton:files:<key id>        zset    a key's file ids by creation (ms)    none
+baton:batch:<id>            hash    a batch (batch_store.BatchRecord)    none, then BATCH_TTL_S
+baton:batches:<key id>      zset    a key's batch ids by creation (ms)   none
+baton:batch_leases          zset    unfinished batches by lease end (ms) none
+baton:batch_lines:<id>      set     numbers of the lines under way       none
+baton:file_expiry           zset    file ids by when they expire (ms)    none
 
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model, and `waited`, which a gateway sets (`common/waited.py`). Readers:
-the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so that there
-is one spelling.
+sets when it has loaded a model, `waited`, which a gateway sets (`common/waited.py`), and what is
+kept of files (`common/file_records.py`). Readers: the gateway, and the scripts themselves. They get
+the same names through `LUA_KEYS`, so that there is one spelling.
 """
 
 from __future__ import annotations
@@ -53,6 +60,13 @@ TRIALS = "baton:trials"
 COUNTERS = "baton:counters"
 TALLIES = "baton:tallies:"
 REAPED = "baton:reaped"
+FILE = "baton:file:"
+FILES = "baton:files:"
+FILE_EXPIRY = "baton:file_expiry"
+BATCH = "baton:batch:"
+BATCHES = "baton:batches:"
+BATCH_LEASES = "baton:batch_leases"
+BATCH_LINES = "baton:batch_lines:"
 BELL = "baton:bell:"
 CANCEL = "baton:cancel"
 
@@ -127,3 +141,28 @@ def worker(worker_id: str) -> str:
 def bell(job_id: str) -> str:
     """The channel on which a job's new events are called out."""
     return BELL + job_id
+
+
+def file(file_id: str) -> str:
+    """What is known of a file."""
+    return FILE + file_id
+
+
+def files(key_id: str) -> str:
+    """The files of a key."""
+    return FILES + key_id
+
+
+def batch(batch_id: str) -> str:
+    """A batch."""
+    return BATCH + batch_id
+
+
+def batches(key_id: str) -> str:
+    """The batches of a key."""
+    return BATCHES + key_id
+
+
+def batch_lines(batch_id: str) -> str:
+    """A batch's lines that are under way."""
+    return BATCH_LINES + batch_id

@@ -20,7 +20,7 @@ from common.errors import SettingsError
 
 EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
 ENV_FILE = ".env"
-SECRETS = frozenset({"api_keys", "redis_url"})
+SECRETS = frozenset({"api_keys", "redis_url", "files_url"})
 """Fields whose values no message repeats."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
@@ -105,6 +105,14 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         default=Path("data"), description="Where the embedded Redis keeps its append-only file."
+    )
+
+    files_url: str | None = Field(
+        default=None,
+        description="Where files of /v1/files and batches are kept: file:///folder, s3://bucket, "
+        "gs://bucket or az://container, with credentials from the environment. Empty: in DATA_DIR. "
+        "Gateways on several hosts need one that they share.",
+        examples=["s3://my-bucket/baton"],
     )
 
     log_dir: Path = Field(default=Path("logs"), description="Where the three log files go.")

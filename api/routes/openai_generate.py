@@ -13,7 +13,7 @@ from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import REPLAYED, IdempotencyKey, IdempotencyKeyHeader
 from api.limits import rate_headers
 from api.openai.answers import Chat, Completion, errors
-from api.openai.calls import Call, ChatCall, CompletionCall
+from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.serving import Serving
@@ -45,7 +45,7 @@ async def chat_completions(
     A client that hangs up cancels its request, unless it has an `Idempotency-Key`: then it may come
     back for the answer within half a minute.
     """
-    call = await ChatCall.of(body, gateway)
+    call = await gateway.calls.of(body)
     return await _answered(request, gateway, key_id, idempotency_key, call)
 
 
@@ -67,7 +67,7 @@ async def completions(
     A client that hangs up cancels its request, unless it has an `Idempotency-Key`: then it may come
     back for the answer within half a minute.
     """
-    call = CompletionCall(body, gateway.settings)
+    call = await gateway.calls.of(body)
     return await _answered(request, gateway, key_id, idempotency_key, call)
 
 

@@ -27,6 +27,11 @@ FAMILIES = {
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
     keys.TALLIES: "hash",
+    keys.FILE: "hash",
+    keys.FILES: "zset",
+    keys.BATCH: "hash",
+    keys.BATCHES: "zset",
+    keys.BATCH_LINES: "set",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {
@@ -36,6 +41,8 @@ SINGLES = {
     keys.TRIALS: "hash",
     keys.COUNTERS: "hash",
     keys.REAPED: "string",
+    keys.FILE_EXPIRY: "zset",
+    keys.BATCH_LEASES: "zset",
 }
 """Types of the keys that there is one of."""
 PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WAITED, keys.WORKER)
