@@ -194,6 +194,7 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
+  tally_end(id, status, committed)
   if old[4] then
     free_idempotency(old[4])
   end
