@@ -20,7 +20,8 @@ from common.connection import AsyncRedis, SyncRedis, translated_errors
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES
 
-ModelState = Literal["loading", "ready", "error"]
+ModelState = Literal["ready", "loading", "unloaded", "error"]
+"""`unloaded`: it is loaded when a job for it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class WorkerInfo:
     """What a worker announces of itself with every heartbeat.
 
     Attributes:
-        slots: Jobs that it runs at once.
+        slots: Jobs that it runs at once, at most.
         running: Jobs that it runs now.
         gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
     """
@@ -93,11 +94,10 @@ class Fleet:
         return [w.models[model] for w in self.workers if model in w.models]
 
     def state(self, model: str) -> ModelState:
-        """The best state on any live worker; `loading` where no worker is alive."""
+        """The best state on any live worker; `loading` where no live worker serves it."""
         states = {served.state for served in self.states(model)}
-        if "ready" in states:
-            return "ready"
-        return "error" if states == {"error"} else "loading"
+        best: tuple[ModelState, ...] = ("ready", "loading", "unloaded", "error")
+        return next((state for state in best if state in states), "loading")
 
     @property
     def num_queued(self) -> int:
@@ -128,6 +128,19 @@ class FleetWriter:
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
 
+    def num_waiting(self, models: Sequence[str]) -> dict[str, int]:
+        """The jobs in line of each model, in one round trip.
+
+        Raises:
+            RedisUnavailableError: Redis is away.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for model in models:
+                for job_class in JOB_CLASSES:
+                    pipe.zcard(keys.ready(model, job_class))
+            return _sums(models, pipe.execute())
+
 
 class FleetReader:
     """The gateway's half."""
@@ -155,13 +168,9 @@ class FleetReader:
                 answers[3] = {"used_memory": 0}
             ids, running, counters, memory, *counts = _without_errors(answers)
             packed = await self._client.mget([keys.worker(i) for i in ids]) if ids else []
-        num_classes = len(JOB_CLASSES)
         return Fleet(
             workers=tuple(WorkerInfo.unpack(str(p)) for p in packed if p is not None),
-            queued={
-                model: sum(counts[i * num_classes : (i + 1) * num_classes])
-                for i, model in enumerate(models)
-            },
+            queued=_sums(models, counts),
             running=running,
             counters={name: int(value) for name, value in counters.items()},
             memory_used=int(memory["used_memory"]),
@@ -174,6 +183,13 @@ class FleetReader:
             packed = await cast(Any, self._client.get(keys.card(model)))
         return None if packed is None else ModelCard.unpack(packed)
 
+    async def cards(self, models: Sequence[str]) -> dict[str, ModelCard]:
+        """The cards of the models that any worker has ever loaded, in one round trip."""
+        with translated_errors():
+            packed = await self._client.mget([keys.card(model) for model in models])
+        found = zip(models, packed, strict=True)
+        return {model: ModelCard.unpack(str(p)) for model, p in found if p is not None}
+
     async def tokenizer(self, sha256: str) -> str:
         """The tokenizer file of a card, as JSON.
 
@@ -185,6 +201,12 @@ class FleetReader:
         if text is None:
             raise KeyError(sha256)
         return str(text)
+
+
+def _sums(models: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
+    """Of each model, from the counts of its classes."""
+    size = len(JOB_CLASSES)
+    return {model: sum(counts[i * size : (i + 1) * size]) for i, model in enumerate(models)}
 
 
 def _without_errors(answers: list[Any]) -> list[Any]:

@@ -31,7 +31,7 @@ class PacedBackend(FakeBackend):
     """Gives every running job its next token each `PACE_S`."""
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
-        return fake_card(MODEL, context_length=1_000_000), byte_tokenizer()
+        return fake_card(self._model, context_length=1_000_000), byte_tokenizer()
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -117,5 +117,5 @@ class WorkerProcess:
 if __name__ == "__main__":
     import worker.main
 
-    worker.main._create_backend = lambda settings: PacedBackend()
+    worker.main._create_backend = lambda entry, settings, share: PacedBackend(entry.model)
     raise SystemExit(worker.main.main())

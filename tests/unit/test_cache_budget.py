@@ -5,6 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from worker.backends.base import MemoryShare
 from worker.backends.cache_budget import CPU_SHARE, available_bytes, compute_cache_bytes
 
 GIB = 2**30
@@ -18,11 +19,14 @@ def group(tmp_path: Path) -> Path:
 
 
 def test_what_the_operator_allows_is_what_it_takes() -> None:
-    assert compute_cache_bytes("cpu", cache_gib=1.5, gpu_fraction=0.9) == 1.5 * GIB
+    assert (
+        compute_cache_bytes("cpu", cache_gib=1.5, gpu_fraction=0.9, share=MemoryShare())
+        == 1.5 * GIB
+    )
 
 
 def test_on_a_cpu_it_leaves_a_share_of_the_free_memory_to_others() -> None:
-    got = compute_cache_bytes("cpu", cache_gib=None, gpu_fraction=0.9)
+    got = compute_cache_bytes("cpu", cache_gib=None, gpu_fraction=0.9, share=MemoryShare())
     assert 0 < got <= CPU_SHARE * psutil.virtual_memory().total
 
 

@@ -24,7 +24,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
     source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
     settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
     backend = TransformersBackend(
-        CatalogEntry("tiny", source, source, "transformers", "a tiny one"), settings
+        CatalogEntry("tiny", (), source, "transformers", "a tiny one", "Tiny"), settings
     )
     backend.load(lambda line: None)
     return backend

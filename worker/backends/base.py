@@ -18,6 +18,19 @@ from common.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """How a worker's memory is divided.
+
+    Attributes:
+        num_models: Models that the worker keeps loaded at most, this one counted.
+        num_loaded: Others that are loaded now.
+    """
+
+    num_models: int = 1
+    num_loaded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BackendJob:
     """A job to run.
 
@@ -118,14 +131,13 @@ class Backend(Protocol):
         """Make `run` look at `stop` soon. Thread-safe."""
         ...
 
-    @property
-    def step_s(self) -> float:
-        """Seconds for which the present step has been running; 0 between steps."""
+    def close(self) -> None:
+        """Give the model's memory back; `run` has returned, and nothing else follows."""
         ...
 
     @property
-    def device(self) -> str:
-        """Where the model runs, such as `cpu` or `cuda:0`."""
+    def step_s(self) -> float:
+        """Seconds for which the present step has been running; 0 between steps."""
         ...
 
     def gpu_memory(self) -> dict[str, int] | None:

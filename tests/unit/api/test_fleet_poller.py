@@ -27,8 +27,8 @@ class Reader:
         counters = {"generation_tokens": self.num_tokens, "jobs:submitted": 1000}
         return Fleet((), {}, self.running, counters, 0, None)
 
-    async def card(self, model: str) -> ModelCard | None:
-        return None
+    async def cards(self, models: Sequence[str]) -> dict[str, ModelCard]:
+        return {}
 
 
 class Clock:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ModelNotFoundError
-from common.model_catalog import BUNDLED_DIR, ModelCatalog
+from common.model_catalog import ModelCatalog
+from common.model_entries import BUNDLED_DIR
 from common.settings import Settings
 
 
