@@ -93,7 +93,8 @@ class Submitter:
             IdempotencyMismatchError: The idempotency key came with another request.
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
             InvalidRequestError: The prompt is empty or does not fit, `timeout` is too long, a
-                token id is not the model's, or `response_format` cannot be compiled.
+                token id is not the model's, `response_format` cannot be compiled, or the model
+                makes embeddings.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
@@ -124,7 +125,7 @@ class Submitter:
         return Accepted(spec.job_id, spec.stream_token, JobStatus.QUEUED, answer)
 
     async def _spec(self, body: GenerateRequest, key_id: str, request_id: str) -> JobSpec:
-        model = self._catalog.resolve(body.model_name).model
+        model = self._model(body)
         time_limit_s = self._time_limit_s(body)
         prompt = _prompt_of(body)
         grammar = await self._grammar(body, key_id)
@@ -148,6 +149,14 @@ class Submitter:
             user_id=body.user_id,
             metadata=body.metadata,
         )
+
+    def _model(self, body: GenerateRequest) -> str:
+        entry = self._catalog.resolve(body.model_name)
+        if entry.kind != "generate":
+            raise InvalidRequestError(
+                f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"
+            )
+        return entry.model
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

@@ -189,6 +189,8 @@ def _parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"{where}no valid JSON: {error.msg} at {place}") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}no list of models: it is nested too deeply") from error
 
 
 def _keys(values: dict[str, Any]) -> str:
