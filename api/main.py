@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
-from api.routes import generate, health, metrics, models, root, stream, tasks
+from api.routes import generate, health, metrics, models, root, stream, tasks, tokenize
 from common import __version__, log
 from common.settings import Settings, load_settings
 
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.gateway = gateway
     gateway.http_metrics.registry.register(metrics.GatewayCollector(gateway))
-    for routes in (root, generate, tasks, stream, models, health, metrics):
+    for routes in (root, generate, tasks, stream, tokenize, models, health, metrics):
         app.include_router(routes.router)
     error_handlers.install(app)
     openapi.install(app)

@@ -20,6 +20,7 @@ Every error is `{"error", "status_code", "error_type", "request_id"}`.
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
