@@ -12,6 +12,7 @@ from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
@@ -67,6 +68,7 @@ class FakeBackend:
         self.submitted: queue.Queue[BackendJob] = queue.Queue()
         self.aborted: queue.Queue[str] = queue.Queue()
         self.step_s = 0.0
+        self.device = "cpu"
         self._jobs: dict[str, tuple[BackendJob, int]] = {}
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 
@@ -96,6 +98,9 @@ class FakeBackend:
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None
+
+    def stats(self) -> EngineStats | None:
+        return EngineStats(len(self._jobs), 0, 0, 0, 0)
 
     def step(self, tokens: int = 1) -> None:
         """Give every running job its next tokens, one delta each."""

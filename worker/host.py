@@ -26,11 +26,12 @@ class EngineHost:
     """Owns the engine's thread of one model, from its load until it is unloaded.
 
     Attributes:
+        backend: What runs the model.
         encoder: Encodes prompts with the loaded model's own card; None until it is loaded.
     """
 
     def __init__(self, backend: Backend, held: HeldJobs) -> None:
-        self._backend = backend
+        self.backend = backend
         self._held = held
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,10 +51,10 @@ class EngineHost:
             ModelLoadError: It cannot be loaded; the message says why in one line.
         """
         try:
-            card, tokenizer_json = self._backend.load(log.info)
+            card, tokenizer_json = self.backend.load(log.info)
             encoder = _encoder_of(card, tokenizer_json)
         except ModelLoadError:
-            self._backend.close()
+            self.backend.close()
             raise
         while not give_up.is_set():
             try:
@@ -68,7 +69,7 @@ class EngineHost:
     def start(self, publisher: Publisher) -> None:
         """Begin to generate."""
         self._thread = threading.Thread(
-            target=self._backend.run,
+            target=self.backend.run,
             args=(publisher.deliver, self._stop),
             name="engine",
             daemon=True,
@@ -79,21 +80,12 @@ class EngineHost:
         """Generate no more; jobs that run are left as they are."""
         self._stop.set()
         if self._thread is not None:
-            self._backend.wake()
+            self.backend.wake()
             self._thread.join()
 
     def close(self) -> None:
         """Give the model's memory back, once it is stopped."""
-        self._backend.close()
-
-    @property
-    def step_s(self) -> float:
-        """Seconds for which the engine's present step has been running."""
-        return self._backend.step_s
-
-    def gpu_memory(self) -> dict[str, int] | None:
-        """Bytes `used` and `total` of the GPU; None on a CPU."""
-        return self._backend.gpu_memory()
+        self.backend.close()
 
     def can_continue(self, job: HeldJob) -> bool:
         """Whether the tokens that an earlier attempt committed give here the text they gave there.
@@ -102,18 +94,18 @@ class EngineHost:
         """
         if not job.committed_ids:
             return True
-        return self._backend.text_of_committed(_backend_job(job)) == job.committed_text
+        return self.backend.text_of_committed(_backend_job(job)) == job.committed_text
 
     def submit(self, job: HeldJob) -> None:
         """Run a job that is not held yet; its output goes to the publisher."""
         self._held.add(job)
-        self._backend.submit(_backend_job(job))
+        self.backend.submit(_backend_job(job))
         if self._held.get(job.run_id) is not job:  # lost before the backend knew of it
             self.abort(job.run_id)
 
     def abort(self, run_id: str) -> None:
         """Run a job no longer; one that is unknown here is ignored."""
-        self._backend.abort(run_id)
+        self.backend.abort(run_id)
 
 
 def _backend_job(job: HeldJob) -> BackendJob:

@@ -49,6 +49,7 @@ from worker.publisher import Publisher
 from worker.reaper import Reaper
 from worker.registry import ModelBusy, ModelRegistry
 from worker.tasks import Draining, JobRunner
+from worker.vitals import VitalSigns
 
 EXIT_THREAD_DIED = 71
 EXIT_ENGINE_HUNG = 72
@@ -71,6 +72,7 @@ class Worker:
         events = EventWriter(self._client)
         on_end = request_logger(log_prompts=settings.log_prompts)
         self._held = HeldJobs()
+        self._vital_signs = VitalSigns()
         entries = ModelCatalog(settings).served
         self._models = ModelRegistry(entries, settings.model_cache_size or len(entries))
         self._publisher = Publisher(self._held, events, self._claims, self._models.abort, on_end)
@@ -211,6 +213,7 @@ class Worker:
             # One that leaves takes no more: its revisions and its slots do not count.
             models={} if self._is_leaving.is_set() else self._announcements(),
             gpu_memory=self._models.gpu_memory(),
+            vitals=self._vital_signs.read(self._models.backends()),
         )
 
     def _announcements(self) -> dict[str, ServedModel]:

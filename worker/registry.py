@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from common.errors import ModelLoadError
 from common.fleet import ServedModel
 from common.model_catalog import CatalogEntry
+from worker.backends.base import Backend
 from worker.host import EngineHost
 from worker.residency import ModelView
 
@@ -163,11 +164,16 @@ class ModelRegistry:
     @property
     def step_s(self) -> float:
         """Seconds for which the longest of the engines' present steps has been running."""
-        return max((host.step_s for host in self._hosts()), default=0.0)
+        return max((host.backend.step_s for host in self._hosts()), default=0.0)
 
     def gpu_memory(self) -> dict[str, int] | None:
         """Bytes `used` and `total` of the GPU; None on a CPU, and while nothing is loaded."""
-        return next((host.gpu_memory() for host in self._hosts()), None)
+        return next((host.backend.gpu_memory() for host in self._hosts()), None)
+
+    def backends(self) -> dict[str, Backend]:
+        """Those of the loaded models."""
+        with self._lock:
+            return {m: s.host.backend for m, s in self._slots.items() if s.host is not None}
 
     def announcements(self, *, is_consuming: bool) -> dict[str, ServedModel]:
         """The state of every model.

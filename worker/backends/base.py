@@ -15,6 +15,7 @@ from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import EngineTimings, JobClass, JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,18 @@ class Backend(Protocol):
         """Seconds for which the present step has been running; 0 between steps."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where the model runs, such as `cpu` or `cuda:0`."""
+        ...
+
     def gpu_memory(self) -> dict[str, int] | None:
         """Bytes `used` and `total` of the GPU; None on a CPU."""
+        ...
+
+    def stats(self) -> EngineStats | None:
+        """The engine as it was within the last second or two; None before the model is loaded.
+
+        Thread-safe; never waits for a step.
+        """
         ...
