@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.schemas import DEFAULT_TOP_K, GenerateRequest, Strategy
+from api.schemas import (
+    DEFAULT_TOP_K,
+    BatchGenerateRequest,
+    GenerateRequest,
+    GenerationOptions,
+    Strategy,
+)
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
 from common.settings import Settings
@@ -44,8 +50,20 @@ class JobRequest:
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
     """What the body of `POST /generate` asks for."""
+    return _request((_prompt_of(body),), body, settings)
+
+
+def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> JobRequest:
+    """What the body of `POST /batch/generate` asks for."""
+    prompts = tuple(Prompt(text=prompt, raw=body.raw) for prompt in body.prompts)
+    return _request(prompts, body, settings)
+
+
+def _request(
+    prompts: tuple[Prompt, ...], body: GenerationOptions, settings: Settings
+) -> JobRequest:
     return JobRequest(
-        prompts=(_prompt_of(body),),
+        prompts=prompts,
         sampling=_sampling_of(body, settings),
         is_seeded=body.seed is not None,
         model=body.model_name,
@@ -61,7 +79,7 @@ def _prompt_of(body: GenerateRequest) -> Prompt:
     return Prompt(text=body.prompt, raw=body.raw)
 
 
-def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
+def _sampling_of(body: GenerationOptions, settings: Settings) -> SamplingSpec:
     temperature = settings.temperature if body.temperature is None else body.temperature
     top_p = settings.top_p if body.top_p is None else body.top_p
     temperature, top_p, top_k = by_strategy(body.strategy, temperature, top_p, body.top_k)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
-from api.schemas import MAX_SEED
+from api.schemas import MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.errors import (
     InvalidRequestError,
@@ -27,7 +27,6 @@ from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
 from common.settings import Settings
 
-MAX_PROMPTS = 128
 """Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""

@@ -18,8 +18,7 @@ from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.serving import Serving
 from api.sse import EventStream
-from api.submission import Accepted
-from common.errors import RateLimitError
+from api.submitting import submit
 
 CLIENT_CLOSED = 499
 _FAILURES = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
@@ -78,7 +77,8 @@ async def _answered(
     idempotency_key: IdempotencyKey | None,
     call: Call,
 ) -> Response:
-    accepted = await _submitted(request, gateway, key_id, idempotency_key, call)
+    idempotency = None if idempotency_key is None else idempotency_key.of(call.body)
+    accepted = await submit(request, gateway, key_id, call.job, idempotency)
     headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
     is_keyed = idempotency_key is not None
     serving = Serving(gateway, request.scope, call, accepted, key_id, is_keyed=is_keyed)
@@ -91,26 +91,6 @@ async def _answered(
         return EventStream(frames, headers=headers, first=first)
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
-
-
-async def _submitted(
-    request: Request,
-    gateway: Gateway,
-    key_id: str,
-    idempotency_key: IdempotencyKey | None,
-    call: Call,
-) -> Accepted:
-    idempotency = None if idempotency_key is None else idempotency_key.of(call.body)
-    try:
-        accepted = await gateway.submitter.submit(
-            call.job, key_id, request.state.request_id, idempotency
-        )
-    except RateLimitError as error:
-        request.state.rate = gateway.limits.refused(error)
-        raise
-    request.state.task_id = accepted.group_id
-    request.state.rate = gateway.limits.submitted(accepted.answer)
-    return accepted
 
 
 async def _next(frames: AsyncGenerator[bytes, None]) -> bytes:
