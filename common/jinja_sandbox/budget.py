@@ -1,11 +1,12 @@
 """What one rendering may use: processor time, the size of a value, memory, output.
 
-A value's size is that of its tree: one character is 1, an item of a list or a mapping is 8 more,
+A value's size is that of its tree: one character is 1, an item of a list or a mapping is 16 more,
 and what is held twice counts twice, for whatever walks through it does that.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sized
 from typing import TypeVar
@@ -21,7 +22,7 @@ MAX_OUTPUT_CHARS = 16 << 20
 MAX_WORK = 256 << 20
 """Comparisons of characters in one call whose time is a product."""
 MAX_INT_BITS = 16 * 1024
-ITEM_SIZE = 8
+ITEM_SIZE = 16
 
 _STEPS_BETWEEN_CHECKS = 64
 _CHARS_A_STEP_SHIFT = 10
@@ -164,3 +165,9 @@ class Budget:
             if size > MAX_SIZE:
                 self._check_size(size)
         self.spend(1 + num_nodes % _NODES_A_SPEND)
+
+
+class Current(threading.local):
+    """Where a thread finds the budget of the rendering that it is in."""
+
+    budget: Budget
