@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from common.chat_template import TemplateTimeoutError
+from common.chat_template import RenderingTooLongError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -46,9 +46,11 @@ class Tokenizers:
         """
         encoder, size = await self.encoder(card), _num_chars(prompt)
         if size <= INLINE_CHARS:
-            # A template can take long over few words, too.
-            with suppress(TemplateTimeoutError):
-                return encoder.encode(prompt, INLINE_LIMIT_S)
+            # A template can take long over few words, or make many of them.
+            with suppress(RenderingTooLongError):
+                return encoder.encode(
+                    prompt, time_limit_s=INLINE_LIMIT_S, max_chars=4 * INLINE_CHARS
+                )
         return await self._in_thread(lambda: encoder.encode(prompt))
 
     async def encode_texts(

@@ -28,6 +28,8 @@ class SamplingSpec:
         seed: Decides every draw together with the choice and the position.
         time_limit_s: Seconds of execution after which the job expires.
         grammar: What the completion has to look like; None: anything.
+        skip_special_tokens: Special tokens have no text. Where calls are to be read they have, for
+            some models mark their calls with them.
     """
 
     max_tokens: int | None
@@ -47,6 +49,7 @@ class SamplingSpec:
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    skip_special_tokens: bool = True
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same, with the number of tokens decided."""

@@ -253,6 +253,7 @@ def _params(spec: SamplingSpec) -> SamplingParams:
         stop_token_ids=spec.stop_token_ids,
         logit_bias=spec.logit_bias,
         logprobs=spec.logprobs,
+        skip_special_tokens=spec.skip_special_tokens,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
-from common.chat_template import ChatTemplate, TemplateTimeoutError
+from common.chat_template import ChatTemplate, RenderingTooLongError
 from common.errors import InvalidRequestError
 from common.jinja_sandbox.budget import Budget, LimitError, TimeLimitError
 from common.jinja_sandbox.environment import BoundedEnvironment
@@ -187,7 +187,7 @@ def test_a_template_without_end_is_a_clear_error() -> None:
 
 def test_a_caller_with_less_time_is_told_so() -> None:
     template = ChatTemplate("{% for i in range(999) %}{{ i % 10 }}{% endfor %}")
-    with pytest.raises(TemplateTimeoutError):
+    with pytest.raises(RenderingTooLongError):
         template.render([], time_limit_s=0.0)
     assert len(template.render([])) == 999
 
