@@ -27,6 +27,9 @@ ITEM_SIZE = 16
 _STEPS_BETWEEN_CHECKS = 64
 _CHARS_A_STEP_SHIFT = 10
 _NODES_A_SPEND = 256
+_SHORT = 1024
+_CONTAINERS = (list, tuple, dict)
+_SIZED = (str, list, tuple, dict, range)
 
 T = TypeVar("T")
 
@@ -78,9 +81,13 @@ class Budget:
             LimitError: It is too large.
         """
         if isinstance(value, str):
-            self._check_size(len(value))
-            self.spend(1 + (len(value) >> _CHARS_A_STEP_SHIFT))
-        elif isinstance(value, list | tuple | dict):
+            size = len(value)
+            if size < _SHORT:
+                self._num_steps += 1  # the clock is looked at soon enough, at the next round
+            else:
+                self._check_size(size)
+                self.spend(1 + (size >> _CHARS_A_STEP_SHIFT))
+        elif isinstance(value, _CONTAINERS):
             self._walk(value)
         elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
             raise LimitError(f"it makes a number of more than {MAX_INT_BITS} bits")
@@ -90,7 +97,7 @@ class Budget:
         """Admit a value that is new in memory; return it."""
         if isinstance(value, str):
             self._take(len(value) if value.isascii() else 4 * len(value))
-        elif isinstance(value, list | tuple | dict):
+        elif isinstance(value, _CONTAINERS):
             self._take(ITEM_SIZE * len(value))
         return self.admit(value)
 
@@ -103,7 +110,7 @@ class Budget:
 
     def glanced(self, value: T) -> T:
         """Count going once over the items of a value, without looking into them."""
-        if isinstance(value, str | list | tuple | dict | range):
+        if isinstance(value, _SIZED) and len(value) >= _SHORT:
             self.spend(1 + (len(value) >> _CHARS_A_STEP_SHIFT))
         return value
 
@@ -116,7 +123,7 @@ class Budget:
         self._output -= num_chars
         if self._output < 0:
             raise LimitError(f"it writes more than {MAX_OUTPUT_CHARS:,} characters")
-        self.spend()
+        self._num_steps += 1
 
     def foresee(self, size: int) -> None:
         """Refuse a value before it is made.
