@@ -22,11 +22,11 @@ MAX_OUTPUT_CHARS = 16 << 20
 MAX_WORK = 256 << 20
 """Comparisons of characters in one call whose time is a product."""
 MAX_INT_BITS = 16 * 1024
+MAX_DEPTH = 256
 ITEM_SIZE = 16
 
 _STEPS_BETWEEN_CHECKS = 64
 _CHARS_A_STEP_SHIFT = 10
-_NODES_A_SPEND = 256
 _SHORT = 1024
 _CONTAINERS = (list, tuple, dict)
 _SIZED = (str, list, tuple, dict, range)
@@ -89,8 +89,8 @@ class Budget:
                 self.spend(1 + (size >> _CHARS_A_STEP_SHIFT))
         elif isinstance(value, _CONTAINERS):
             self._walk(value)
-        elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
-            raise LimitError(f"it makes a number of more than {MAX_INT_BITS} bits")
+        elif isinstance(value, int):
+            self.foresee_bits(value.bit_length())
         return value
 
     def made(self, value: T) -> T:
@@ -133,6 +133,15 @@ class Budget:
         """
         self._check_size(size)
 
+    def foresee_bits(self, num_bits: int) -> None:
+        """Refuse a number, also before it is made.
+
+        Raises:
+            LimitError: It would be too large.
+        """
+        if num_bits > MAX_INT_BITS:
+            raise LimitError(f"it makes a number of more than {MAX_INT_BITS} bits")
+
     def foresee_work(self, num_comparisons: int) -> None:
         """Refuse a call before it is made.
 
@@ -152,26 +161,28 @@ class Budget:
             raise LimitError(f"it makes more than {MAX_MADE_BYTES:,} bytes of values")
 
     def _walk(self, value: object) -> None:
-        # A loop, for a chain of lists is as deep as its maker likes. It ends at the limit, also
-        # where the tree has more nodes than there are atoms.
-        stack, size, num_nodes = [value], 0, 0
-        while stack:
-            item = stack.pop()
-            num_nodes += 1
-            if not num_nodes % _NODES_A_SPEND:
-                self.spend(_NODES_A_SPEND)
-            if isinstance(item, str):
-                size += len(item)
-            elif isinstance(item, dict):
-                size += 2 * ITEM_SIZE * len(item)
-                stack.extend(item.keys())
-                stack.extend(item.values())
-            elif isinstance(item, list | tuple):
-                size += ITEM_SIZE * len(item)
-                stack.extend(item)
-            if size > MAX_SIZE:
-                self._check_size(size)
-        self.spend(1 + num_nodes % _NODES_A_SPEND)
+        # Level by level. It ends at the limit, also where the tree has more nodes than there are
+        # atoms. Nesting is bounded, for Python takes the hash of a tuple by unbounded recursion.
+        level, size, depth = [value], 0, 0
+        while level:
+            self.spend(len(level))
+            depth += 1
+            below: list[object] = []
+            for item in level:
+                if isinstance(item, str):
+                    size += len(item)
+                elif isinstance(item, dict):
+                    size += 2 * ITEM_SIZE * len(item)
+                    below.extend(item.keys())
+                    below.extend(item.values())
+                elif isinstance(item, list | tuple):
+                    size += ITEM_SIZE * len(item)
+                    below.extend(item)
+                if size > MAX_SIZE:
+                    self._check_size(size)
+            if depth > MAX_DEPTH:
+                raise LimitError(f"it nests values more than {MAX_DEPTH} levels deep")
+            level = below
 
 
 class Current(threading.local):

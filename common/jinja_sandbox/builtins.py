@@ -57,7 +57,8 @@ _METHODS: dict[type, frozenset[str]] = {
 }
 # A search from the right, and a strip, compare each character with each in the worst case.
 _SEARCHES = _names("lstrip rfind rindex rpartition rsplit rstrip strip trim")
-_PERCENT_WIDTH = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})")
+# Behind a name in parentheses, which may hold anything, all is looked at.
+_PERCENT_WIDTH = re.compile(r"%(?:[^a-zA-Z%]*(?:\*|\d{4})|\(.*(?:\*|\d{4}))", re.DOTALL)
 _BRACE_WIDTH = re.compile(r"\{[^{}]*:[^{}]*(\{|\d{4})")
 
 
@@ -130,7 +131,7 @@ def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None
             if isinstance(many, str | list | tuple) and isinstance(times, int):
                 budget.foresee(len(many) * times)
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        budget.foresee(left.bit_length() * right)
+        budget.foresee_bits(left.bit_length() * right)
 
 
 def check_braces(budget: Budget, text: str, args: object) -> None:
@@ -209,7 +210,7 @@ def _of_join(value: Any, args: tuple[Any, ...]) -> int:
 
 def _of_indent(value: Any, args: tuple[Any, ...]) -> int:
     widest = max((_width(arg) for arg in args), default=4)
-    return len(str(value)) + (str(value).count("\n") + 1) * widest
+    return len(str(value)) + (len(str(value).splitlines()) + 1) * widest
 
 
 def _of_tabs(value: Any, args: tuple[Any, ...]) -> int:
@@ -220,8 +221,7 @@ def _of_sum(value: Any, args: tuple[Any, ...]) -> int:
     # Lists are added one by one, each time to a new one.
     if not any(isinstance(arg, list | tuple) for arg in args):
         return 0
-    items = list(value)
-    return len(items) * sum(len(item) for item in items if isinstance(item, list | tuple))
+    return len(value) * _num_chars(value)
 
 
 _GROWTH: Mapping[str, Callable[[Any, tuple[Any, ...]], int]] = {

@@ -42,8 +42,6 @@ FOR_EVER = {
     "{% endfor %}{% endfor %}",
     "a macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}"
     "{% endif %}{% endmacro %}{{ m(60) }}",
-    "varargs of varargs": "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}"
-    "{{ {}.get(varargs) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "a caller": "{% macro m() %}{% for i in range(9999) %}{{ caller() }}{% endfor %}{% endmacro %}"
     "{% call m() %}{% for i in range(99999) %}{% endfor %}{% endcall %}",
     "comparisons of long texts": "{% for i in range(99999) %}"
@@ -84,6 +82,8 @@ TOO_MUCH = {
     "lists of a mapped default": growing(
         "[none, none] | map('default', ns.x, true) | list", "[none]"
     ),
+    "varargs of varargs": "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}"
+    "{{ {}.get(varargs) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "center": "{{ 'a' | center(10 ** 10) }}",
     "str.center": "{{ 'a'.center(10 ** 10) }}",
     "ljust": "{{ 'a'.ljust(10 ** 10) }}",
@@ -105,6 +105,14 @@ TOO_MUCH = {
     "batch": "{{ [1] | batch(10 ** 9, 'a') | list }}",
     "slice": "{{ [1] | slice(10 ** 9) | list }}",
     "round": "{{ 1 | round(10 ** 8, 'ceil') }}",
+    "a width behind a name in %": "{{ '%(a)1000000000d' % {'a': 1} }}",
+    "a width behind an odd name in %": "{{ '%(a()b)1000000000d' % {'a()b': 1} }}",
+    "a width in a method that is asked for by name": "{{ ('{:1000000000}' | attr('format'))(1) }}",
+    "a width in a method that is looked up": "{{ '{:1000000000}'['format'](1) }}",
+    "indent of other line ends": "{{ ('a\\r' * 100000) | indent(1000) }}",
+    "a power of a long number": "{{ ('9' * 4000) | int ** 600 }}",
+    "nesting": growing("(ns.x,)", "()", rounds=9999),
+    "sum of attributes": "{{ ([{'a': [1] * 100}] * 999) | sum(attribute='a', start=[]) | length }}",
     "sum": "{{ ([[1] * 100] * 9000) | sum(start=[]) | length }}",
     "an indent of JSON": "{{ [1] | tojson(indent=10 ** 9) }}",
     "a separator of JSON": "{{ [1, 1] | tojson(separators=('a' * 9999, ':')) }}",
@@ -135,9 +143,9 @@ def test_a_format_does_not_show_what_leads_out() -> None:
 
 
 def test_a_deep_value_is_not_indented_beyond_the_limit() -> None:
-    source = growing("[ns.x]", "['a'] * 9999", rounds=200) + "{{ ns.x | tojson(indent=16) }}"
+    nested = growing("[ns.x]", "['a'] * 9999", rounds=200).removesuffix("{{ ns.x }}")
     with pytest.raises(LimitError):
-        rendered(source.replace("{{ ns.x }}", "", 1))
+        rendered(nested + "{{ ns.x | tojson(indent=16) }}")
 
 
 @pytest.mark.parametrize(
