@@ -168,7 +168,7 @@ def test_a_marker_within_arguments_is_text() -> None:
 
 @pytest.mark.parametrize("value", ['"}', "\\", '\\"}', "]}", "{"])
 def test_what_ends_an_object_ends_it_only_outside_of_texts(value: str) -> None:
-    arguments = json.dumps({"a": [value], value: {}})
+    arguments = json.dumps({"a": value})
     text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
     assert parse(text, Family.HERMES) == ParsedAnswer("", (ToolCall("f", arguments),))
 
