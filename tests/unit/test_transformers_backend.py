@@ -6,16 +6,22 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from common.chat_template import STAND_INS
+from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.sampling import SamplingSpec
 from common.settings import Settings
 from tests.tiny_model import write_tiny_model
 from worker.backends.base import BackendJob, Delta
-from worker.backends.transformers import TransformersBackend
+from worker.backends.transformers import TransformersBackend, _card
+from worker.engine.loader import LoadedModel
 
 BIASED = 66
 
@@ -169,3 +175,33 @@ class IdleThenStop(threading.Event):
         if self._num_looks > 1:
             self.is_idle.set()
         return self._num_looks > 1
+
+
+def card_of(*tokens: str, chat_template: Any = None) -> ModelCard:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab={}, merges=[])), chat_template=chat_template
+    )
+    tokenizer.add_tokens(list(tokens))
+    loaded = SimpleNamespace(
+        tokenizer=tokenizer, revision="r", architecture="A", vocab_size=9, precision="float32"
+    )
+    return _card("m", cast(LoadedModel, loaded), "{}", 8)
+
+
+def test_a_llama_3_without_a_template_gets_our_own() -> None:
+    template = card_of(*STAND_INS["llama3"]).chat_template
+    assert template is not None
+    assert "<|start_header_id|>" in template
+
+
+def test_a_models_own_template_is_preferred_to_ours() -> None:
+    assert card_of(*STAND_INS["llama3"], chat_template="own").chat_template == "own"
+
+
+def test_a_model_without_a_template_and_without_these_tokens_has_none() -> None:
+    assert card_of("<|eot_id|>").chat_template is None
+
+
+def test_of_named_templates_the_default_and_the_one_for_tools_are_kept() -> None:
+    card = card_of(chat_template={"default": "d", "tool_use": "t", "rag": "r"})
+    assert (card.chat_template, card.tool_template) == ("d", "t")

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from transformers.utils import logging as hf_logging
 
+from common.chat_template import stand_in
 from common.errors import DeadlineExceededError, EngineError, InvalidRequestError, ModelLoadError
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
@@ -200,9 +201,12 @@ class TransformersBackend:
 
 def _card(model: str, loaded: LoadedModel, tokenizer_json: str, context_length: int) -> ModelCard:
     names = loaded.tokenizer.special_tokens_map
-    template = loaded.tokenizer.chat_template
-    if isinstance(template, dict):  # several by name
-        template = template.get("default")
+    templates = loaded.tokenizer.chat_template
+    if not isinstance(templates, dict):  # they may be several by name
+        templates = {"default": templates}
+    template = templates.get("default")
+    if template is None:
+        template = stand_in(loaded.tokenizer.get_vocab().__contains__)
     return ModelCard(
         model=model,
         revision=loaded.revision,
@@ -214,6 +218,7 @@ def _card(model: str, loaded: LoadedModel, tokenizer_json: str, context_length: 
         tokenizer_sha256=tokenizer_sha256(tokenizer_json),
         chat_template=template,
         special_tokens={name: token for name, token in names.items() if isinstance(token, str)},
+        tool_template=templates.get("tool_use"),
     )
 
 
@@ -250,6 +255,7 @@ def _params(spec: SamplingSpec, choice: int) -> SamplingParams:
         logit_bias=spec.logit_bias,
         logprobs=spec.logprobs,
         prompt_logprobs=spec.prompt_logprobs if choice == 0 else None,
+        skip_special_tokens=spec.skip_special_tokens,
     )
 
 
