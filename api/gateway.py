@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from api.attendance import Attendance
 from api.auth import KeyRing
 from api.background import end
+from api.cancelling import Canceller
 from api.durability_watch import DurabilityWatch
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
@@ -25,8 +27,9 @@ from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
-from common.request_log import OnEnd, request_logger
+from common.request_log import request_logger
 from common.settings import Settings
+from common.waited import WaitedJobs
 
 FIRST_POLL_S = 1.0
 
@@ -45,12 +48,14 @@ class Gateway:
     poller: FleetPoller
     reaper: Reaper
     durability: DurabilityWatch
+    canceller: Canceller
+    attendance: Attendance
     submitter: Submitter
     tokenizers: Tokenizers
     grammars: GrammarChecker
     http_metrics: HttpMetrics
-    on_end: OnEnd
     started_s: float = field(default_factory=time.monotonic)
+    started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def build(cls, settings: Settings) -> Gateway:
@@ -70,6 +75,7 @@ class Gateway:
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
         grammars, tokenizers = GrammarChecker(), Tokenizers(fleet)
         on_end = request_logger(log_prompts=settings.log_prompts)
+        canceller = Canceller(jobs, on_end)
         return cls(
             settings=settings,
             redis=redis,
@@ -81,11 +87,12 @@ class Gateway:
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
+            canceller=canceller,
+            attendance=Attendance(canceller, WaitedJobs(redis)),
             submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
             tokenizers=tokenizers,
             grammars=grammars,
             http_metrics=HttpMetrics(),
-            on_end=on_end,
         )
 
     @asynccontextmanager
@@ -101,6 +108,7 @@ class Gateway:
         finally:
             self.begin_shutdown()
             await end(*tasks)
+            await self.attendance.close()
             await self.grammars.close()
             await self.redis.aclose()
 

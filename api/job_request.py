@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.schemas import DEFAULT_TOP_K, GenerateRequest
+from api.schemas import DEFAULT_TOP_K, GenerateRequest, Strategy
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
 from common.settings import Settings
@@ -62,13 +62,7 @@ def _prompt_of(body: GenerateRequest) -> Prompt:
 def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
     temperature = settings.temperature if body.temperature is None else body.temperature
     top_p = settings.top_p if body.top_p is None else body.top_p
-    top_k = body.top_k
-    if body.strategy == "greedy":
-        temperature = 0.0
-    elif body.strategy == "top_k":
-        top_p, top_k = 1.0, top_k or DEFAULT_TOP_K
-    elif body.strategy == "top_p":
-        top_k = 0
+    temperature, top_p, top_k = by_strategy(body.strategy, temperature, top_p, body.top_k)
     return SamplingSpec(
         max_tokens=body.max_tokens,
         time_limit_s=settings.task_time_limit if body.timeout is None else body.timeout,
@@ -88,3 +82,14 @@ def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
         logit_bias=tuple(sorted((body.logit_bias or {}).items())),
         logprobs=body.logprobs,
     )
+
+
+def by_strategy(
+    strategy: Strategy | None, temperature: float, top_p: float, top_k: int
+) -> tuple[float, float, int]:
+    """Temperature, nucleus mass and top-k, as the strategy changes them: it wins over them."""
+    if strategy == "greedy":
+        return 0.0, top_p, top_k
+    if strategy == "top_k":
+        return temperature, 1.0, top_k or DEFAULT_TOP_K
+    return temperature, top_p, 0 if strategy == "top_p" else top_k

@@ -23,6 +23,8 @@ from api.routes import (
     health,
     metrics,
     models,
+    openai_generate,
+    openai_models,
     root,
     stats,
     stream,
@@ -32,7 +34,11 @@ from api.routes import (
 from common import __version__, log
 from common.settings import Settings, load_settings
 
-_ROUTES = (root, generate, tasks, stream, tokenize, models, stats, health, metrics)
+_ROUTES = (
+    *(root, generate, tasks, stream, tokenize, models, stats),
+    *(openai_generate, openai_models),
+    *(health, metrics),
+)
 _EXPOSED = [
     "Idempotent-Replayed",
     "Location",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from api.token_texts import TokenTexts
 from common.chat_template import RenderingTooLongError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
@@ -34,6 +35,7 @@ class Tokenizers:
     def __init__(self, reader: FleetReader) -> None:
         self._reader = reader
         self._encoders: dict[str, PromptEncoder] = {}
+        self._texts: dict[str, TokenTexts] = {}
         self._building = asyncio.Lock()
         self._long = asyncio.Semaphore(LONG_AT_ONCE)
 
@@ -83,6 +85,18 @@ class Tokenizers:
             return tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
         return await self._run(decode, len(token_ids))
+
+    async def texts(self, card: ModelCard) -> TokenTexts:
+        """What each token of a model stands for.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        encoder = await self.encoder(card)
+        texts = self._texts.get(card.model)
+        if texts is None or texts.tokenizer is not encoder.tokenizer:
+            texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
+        return texts
 
     async def _run(self, work: Callable[[], T], size: int) -> T:
         """Do short work at once, and long work in a thread."""

@@ -11,14 +11,21 @@
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   `-- ModelNotFoundError     404  model_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
+    |   |-- TaskCancelledError         409  task_cancelled
     |   |-- TaskExpiredError           410  task_expired
     |   |-- PayloadTooLargeError       413  payload_too_large
     |   |-- IdempotencyMismatchError   422  idempotency_mismatch
     |   |-- RateLimitError             429  rate_limit_exceeded
     |   |-- InternalError              500  internal_error
+    |   |-- TaskFailedError            500  task_failed
+    |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- QueueFullError             503  queue_full
     |   |-- ModelNotAnnouncedError     503  model_not_announced
-    |   `-- RedisUnavailableError      503  redis_unavailable
+    |   |-- RedisUnavailableError      503  redis_unavailable
+    |   |-- NoWorkerError              503  no_worker
+    |   |-- ShuttingDownError          503  shutting_down
+    |   |-- RestartedError             503  restarted
+    |   `-- EngineTimeoutError         504  engine_timeout
     `-- JobError                   ends a job; read from `/result`
         |-- ModelLoadError             model_load_error
         |-- EngineError                engine_error
@@ -122,6 +129,13 @@ class MethodNotAllowedError(RequestError):
     code = "method_not_allowed"
 
 
+class TaskCancelledError(RequestError):
+    """The task that the client waits for was cancelled."""
+
+    status = 409
+    code = "task_cancelled"
+
+
 class TaskExpiredError(RequestError):
     """The task ended so long ago that its result was dropped."""
 
@@ -154,6 +168,19 @@ class InternalError(RequestError):
     """Something unforeseen; details are in the error log only."""
 
 
+class TaskFailedError(RequestError):
+    """The task that the client waits for has failed."""
+
+    code = "task_failed"
+
+
+class EngineUnavailableError(RequestError):
+    """The model that the client waits for cannot be loaded."""
+
+    status = 502
+    code = "engine_unavailable"
+
+
 class QueueFullError(RequestError):
     """As many jobs are waiting as the service takes."""
 
@@ -173,6 +200,34 @@ class RedisUnavailableError(RequestError):
 
     status = 503
     code = "redis_unavailable"
+
+
+class NoWorkerError(RequestError):
+    """No worker has had the model for a while."""
+
+    status = 503
+    code = "no_worker"
+
+
+class ShuttingDownError(RequestError):
+    """This gateway stops; another one, or its next start, takes the request."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class RestartedError(RequestError):
+    """A stream's job began again from nothing, and what was sent cannot be taken back."""
+
+    status = 503
+    code = "restarted"
+
+
+class EngineTimeoutError(RequestError):
+    """The answer took longer than the client can wait, or than the task may run."""
+
+    status = 504
+    code = "engine_timeout"
 
 
 class JobError(BatonError):

@@ -12,6 +12,7 @@ baton:claim:<nonce>         string  job id that this claim got           NONCE_T
 baton:rate:<key id>         string  GCRA arrival time (us)               until it has no effect
 baton:idem:<key id>:<hash>  string  job id, body hash; of a group its    IDEMPOTENCY_TTL_S
                                     id, body hash, number of jobs
+baton:waited:<id>           string  1: a client waits for the job        WAITED_TTL_S
 baton:permits:<model>       list    Celery's queue: "model has work"     none
 baton:card:<model>          string  model card (JSON)                    none
 baton:tokenizer:<sha256>    string  a tokenizer.json                     none
@@ -25,8 +26,9 @@ baton:reaped                string  when a reaper last ran (ms)          none
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model. Readers: the gateway, and the scripts themselves. They get the
-same names through `LUA_KEYS`, so that there is one spelling.
+sets when it has loaded a model, and `waited`, which a gateway sets (`common/waited.py`). Readers:
+the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so that there
+is one spelling.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ LEASES = "baton:leases"
 CLAIM = "baton:claim:"
 RATE = "baton:rate:"
 IDEMPOTENCY = "baton:idem:"
+WAITED = "baton:waited:"
 PERMITS = "baton:permits:"
 CARD = "baton:card:"
 TOKENIZER = "baton:tokenizer:"
@@ -56,6 +59,7 @@ CANCEL = "baton:cancel"
 NONCE_TTL_S = 600
 WORKER_TTL_S = 20
 IDEMPOTENCY_TTL_S = 86_400
+WAITED_TTL_S = 30
 
 _NAMES = {
     name: value
@@ -88,6 +92,11 @@ def gone(job_id: str) -> str:
 def ready(model: str, job_class: str) -> str:
     """The waiting jobs of one model and class."""
     return f"{READY}{model}:{job_class}"
+
+
+def waited(job_id: str) -> str:
+    """Whether a client waits for a job that has an idempotency key."""
+    return WAITED + job_id
 
 
 def permits(model: str) -> str:

@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Seconds that one engine step may take before it counts as hung.",
     )
+    wait_limit_s: float = Field(
+        default=300,
+        gt=0,
+        description="Seconds that a call may wait for its answer (/v1); then it is 504.",
+    )
     shutdown_s: float = Field(
         default=10, ge=0, description="Seconds that open requests get to end at a shutdown."
     )

@@ -21,6 +21,7 @@ FAMILIES = {
     keys.CLAIM: "string",
     keys.RATE: "string",
     keys.IDEMPOTENCY: "string",
+    keys.WAITED: "string",
     keys.PERMITS: "list",
     keys.CARD: "string",
     keys.TOKENIZER: "string",
@@ -37,7 +38,7 @@ SINGLES = {
     keys.REAPED: "string",
 }
 """Types of the keys that there is one of."""
-PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WORKER)
+PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WAITED, keys.WORKER)
 """Families whose every key has a TTL. A job's record and events are looked at with the job."""
 
 LEASE_SLACK_S = 5.0
