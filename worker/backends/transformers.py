@@ -55,6 +55,7 @@ class TransformersBackend:
         self._entry = entry
         self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
         self._dtype = settings.dtype
+        self._cpu_kernels = settings.cpu_kernels
         self._max_batch_size = settings.max_batch_size
         self._cache_gib = settings.kv_cache_gib
         self._gpu_fraction = settings.gpu_memory_fraction
@@ -68,7 +69,11 @@ class TransformersBackend:
             cast(Any, hf_logging).disable_progress_bar()
         try:
             loaded = load_model(
-                self._entry.source, device=self._device, dtype=self._dtype, progress=say
+                self._entry.source,
+                device=self._device,
+                dtype=self._dtype,
+                kernels=self._cpu_kernels,
+                progress=say,
             )
             if self._device == "cpu" and loaded.num_parameters < ONE_THREAD_BELOW:
                 self._num_threads = 1

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -46,7 +48,7 @@ def build(flags: tuple[str, ...] = FLAGS) -> Path:
     if sys.platform != "linux":
         raise KernelsUnavailable(f"they are compiled on Linux only, this is {sys.platform}")
     compiler = _compiler()
-    openmp = loaded_openmp()
+    openmp = _torchs_openmp()
     version = _run([compiler, "--version"])
     parts = [SOURCE.read_text(), *flags, compiler, version, _processor(), str(openmp)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
@@ -56,18 +58,28 @@ def build(flags: tuple[str, ...] = FLAGS) -> Path:
     return target
 
 
-def loaded_openmp() -> Path:
-    """Return the one OpenMP runtime of this process: torch's.
+def openmp_runtimes() -> set[Path]:
+    """Return the OpenMP runtimes that this process has loaded."""
+    mappings = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    paths = {mapping[5] for mapping in mappings if len(mapping) == 6}
+    return {Path(path) for path in paths if _OPENMP.search(path)}
 
-    Raises:
-        KernelsUnavailable: There is none, or more than one.
-    """
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6}
-    found = sorted(path for path in paths if _OPENMP.search(path))
-    if len(found) != 1:
-        raise KernelsUnavailable(f"one OpenMP runtime is wanted, loaded are {found or 'none'}")
-    return Path(found[0])
+
+def _torchs_openmp() -> Path:
+    loaded = openmp_runtimes()
+    # Other packages may have brought some: torch's own lies in its folder, or beside it.
+    packages = Path(torch.__file__).parent.parent
+    own = {
+        path
+        for path in loaded
+        for name in ("torch", "torch.libs")
+        if packages / name in path.parents
+    }
+    candidates = own or loaded
+    if len(candidates) != 1:
+        names = ", ".join(sorted(map(str, candidates))) or "none"
+        raise KernelsUnavailable(f"torch's OpenMP runtime cannot be told, loaded: {names}")
+    return candidates.pop()
 
 
 def _compiler() -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worker.engine import large_pages
 from worker.engine.attention import Rules
-from worker.engine.kernel_build import KernelsUnavailable, build, loaded_openmp
+from worker.engine.kernel_build import KernelsUnavailable, build, openmp_runtimes
 
 ATTENTION_DTYPES = frozenset({torch.float32, torch.bfloat16})
 
@@ -82,11 +82,13 @@ class Kernels:
         Raises:
             KernelsUnavailable: It cannot be loaded, or brings an OpenMP runtime along.
         """
+        runtimes = openmp_runtimes()
         try:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
             raise KernelsUnavailable(f"{path} cannot be loaded: {error}") from error
-        loaded_openmp()
+        if added := openmp_runtimes() - runtimes:
+            raise KernelsUnavailable(f"{path} brings an OpenMP runtime along: {added.pop()}")
         features = self._library.baton_features()
         self.has_bf16, self.has_int8 = bool(features & _HAS_BF16), bool(features & _HAS_INT8)
         self._attend = self._function("baton_attend", 1, 0)

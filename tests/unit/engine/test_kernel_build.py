@@ -6,8 +6,10 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import torch
 
 from worker.engine import kernel_build, kernels, loader
 from worker.engine.kernel_build import KernelsUnavailable, build
@@ -100,9 +102,17 @@ def test_several_may_compile_at_once(folder):
 
 @pytest.mark.usefixtures("needs_compiler")
 def test_no_second_openmp_runtime_is_loaded():
-    before = kernel_build.loaded_openmp()
+    before = kernel_build.openmp_runtimes()
     assert ctypes.CDLL(str(build())).sum_to(3) == 6
-    assert kernel_build.loaded_openmp() == before
+    assert kernel_build.openmp_runtimes() == before
+
+
+def test_a_runtime_of_another_package_does_not_count(monkeypatch):
+    torchs, other = Path(torch.__file__).parent / "lib/libgomp.so.1", Path("/elsewhere/libomp.so")
+    monkeypatch.setattr(kernel_build, "openmp_runtimes", lambda: {torchs, other})
+    assert kernel_build._torchs_openmp() == torchs
+    monkeypatch.setattr(kernel_build, "openmp_runtimes", lambda: {other, Path("/b/libgomp.so")})
+    assert "loaded: /b/libgomp.so, /elsewhere/libomp.so" in refusal()
 
 
 def test_without_a_compiler_one_line_says_so(monkeypatch):
