@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     )
     cpu_kernels: Literal["auto", "torch"] = Field(
         default="auto",
-        description="On a CPU. auto: kernels that a worker compiles at its first start, where there "
-        "is a C++ compiler, else torch's; torch: torch's alone.",
+        description="On a CPU. auto: kernels that a worker compiles at its first start, where "
+        "there is a C++ compiler, else torch's; torch: torch's alone.",
     )
     max_batch_size: int = Field(
         default=8, ge=1, le=1024, description="Jobs that one worker runs at once."
