@@ -8,6 +8,7 @@
 // Names of sizes: tokens = rows of a step; num_in, num_out = features of a linear layer.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -28,14 +29,12 @@ typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
 typedef uint32_t vu __attribute__((vector_size(64)));
 typedef uint16_t vh __attribute__((vector_size(32)));
-typedef float vf8 __attribute__((vector_size(32)));
-typedef float vf4 __attribute__((vector_size(16)));
 
 struct bf16 {
   uint16_t bits;
 };
 
-INLINE vf fill(float x) { return vf{} + x; }
+INLINE vf fill(float x) { return x - vf{}; }
 
 INLINE vf load(const float* from) {
   vf x;
@@ -46,7 +45,11 @@ INLINE vf load(const float* from) {
 INLINE vf load(const bf16* from) {
   vh half;
   memcpy(&half, from, sizeof half);
+#if defined(__AVX512F__)
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)half), 16);  // GCC splits the other
+#else
   return (vf)(__builtin_convertvector(half, vu) << 16);
+#endif
 }
 
 INLINE void store(float* to, vf x) { memcpy(to, &x, sizeof x); }
@@ -76,16 +79,32 @@ INLINE void store(T* to, vf x, int64_t count) {
   memcpy(to, some, count * sizeof(T));
 }
 
+// The sums of four vectors, each added up as ((0 + 8) + (1 + 9)) + ((2 + 10) + (3 + 11)) + ...
+INLINE void sum4(const vf* x, float* sums) {
+#if defined(__AVX512DQ__)
+  __m256 halves[4];
+  for (int i = 0; i < 4; i++)
+    halves[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)x[i]),
+                              _mm512_extractf32x8_ps((__m512)x[i], 1));
+  const __m256 fours = _mm256_hadd_ps(_mm256_hadd_ps(halves[0], halves[1]),
+                                      _mm256_hadd_ps(halves[2], halves[3]));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
+#else
+  for (int i = 0; i < 4; i++) {
+    float lanes[LANES];
+    store(lanes, x[i]);
+    for (int lane = 0; lane < 8; lane++) lanes[lane] += lanes[lane + 8];
+    sums[i] = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
+              ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+  }
+#endif
+}
+
 INLINE float sum(vf x) {
-  vf8 a, b;
-  memcpy(&a, &x, sizeof a);
-  memcpy(&b, (char*)&x + sizeof a, sizeof b);
-  a += b;
-  vf4 c, d;
-  memcpy(&c, &a, sizeof c);
-  memcpy(&d, (char*)&a + sizeof c, sizeof d);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
+  const vf all[4] = {x};
+  float sums[4];
+  sum4(all, sums);
+  return sums[0];
 }
 
 // e^x to about an ulp, 0 below what a float holds; what is not a number stays so.
@@ -142,34 +161,52 @@ struct Weighing {
   float most[4], total[4];
 };
 
-template <class T, int G, int N>
-INLINE void score(const T* keys, int64_t size, const float* query, float scaling, float* scores) {
-  const int64_t padded = round_up(size);
-  vf sums[N][G] = {};
-  for (int64_t d = 0; d < size; d += LANES) {
-    vf key[N];
-    for (int n = 0; n < N; n++) key[n] = load(keys + n * size + d, size - d);
-    for (int g = 0; g < G; g++) {
-      vf q = load(query + g * padded + d);
-      for (int n = 0; n < N; n++) sums[n][g] += key[n] * q;
-    }
-  }
-  for (int g = 0; g < G; g++)
-    for (int n = 0; n < N; n++) scores[g * BLOCK + n] = sum(sums[n][g]) * scaling;
+// Ask for what is read soon: pages are small here, and the processor by itself stops at their ends.
+template <class T>
+INLINE void fetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(from + i);
 }
 
-template <class T, int G, int N>
-INLINE void add_values(const T* values, int64_t stride, int64_t tail, int64_t count,
+// The scores of up to four keys.
+template <class T, int G, bool IS_WHOLE>
+INLINE void score(const T* keys, int64_t count, int64_t size, const float* query, float scaling,
+                  float* scores) {
+  const int64_t padded = round_up(size);
+  const T* rows[4];
+  for (int n = 0; n < 4; n++) rows[n] = keys + std::min<int64_t>(n, count - 1) * size;
+  vf sums[G][4] = {};
+  for (int64_t d = 0; d < size; d += LANES) {
+    vf key[4];
+    for (int n = 0; n < 4; n++) key[n] = IS_WHOLE ? load(rows[n] + d) : load(rows[n] + d, size - d);
+    for (int g = 0; g < G; g++) {
+      const vf q = load(query + g * padded + d);
+      for (int n = 0; n < 4; n++) sums[g][n] += key[n] * q;
+    }
+  }
+  for (int g = 0; g < G; g++) {
+    float some[4];
+    sum4(sums[g], some);
+    for (int n = 0; n < 4 && n < count; n++) scores[g * BLOCK + n] = some[n] * scaling;
+  }
+}
+
+// Add the weighed values, N vectors of them from some column on, to what was summed before.
+template <class T, int G, int N, bool IS_WHOLE>
+INLINE void add_values(const T* values, int64_t stride, int64_t left, int64_t count,
                        const float* weights, const float* factors, float* sums, int64_t padded) {
   vf acc[G][N];
   for (int g = 0; g < G; g++)
     for (int n = 0; n < N; n++) acc[g][n] = load(sums + g * padded + n * LANES) * factors[g];
   for (int64_t j = 0; j < count; j++) {
     vf value[N];
-    for (int n = 0; n < N; n++)
-      value[n] = load(values + j * stride + n * LANES, n == N - 1 ? tail : LANES);
-    for (int g = 0; g < G; g++)
-      for (int n = 0; n < N; n++) acc[g][n] += weights[g * BLOCK + j] * value[n];
+    for (int n = 0; n < N; n++) {
+      const T* from = values + j * stride + n * LANES;
+      value[n] = IS_WHOLE ? load(from) : load(from, left);
+    }
+    for (int g = 0; g < G; g++) {
+      const vf weight = fill(weights[g * BLOCK + j]);
+      for (int n = 0; n < N; n++) acc[g][n] += weight * value[n];
+    }
   }
   for (int g = 0; g < G; g++)
     for (int n = 0; n < N; n++) store(sums + g * padded + n * LANES, acc[g][n]);
@@ -202,9 +239,28 @@ INLINE float weigh(float* scores, int64_t count, float softcap, float& most, flo
   return factor;
 }
 
+// What one sequence has cached for one head: `count` tokens from the first that is seen.
+template <class T>
+struct Head {
+  T *keys, *values;
+  int64_t count, size, value_size;
+
+  Head(const Attention& a, int64_t item) : size(a.size), value_size(a.value_size) {
+    const int64_t sequence = item / a.num_kv_heads, head = item % a.num_kv_heads;
+    const int64_t length = a.lengths[sequence], slot = a.slots[sequence];
+    count = a.window && a.window < length ? a.window : length;
+    keys = (T*)a.keys + slot * a.slot_keys + head * a.head_keys + (length - count) * size;
+    values =
+        (T*)a.values + slot * a.slot_values + head * a.head_values + (length - count) * value_size;
+  }
+  void fetch_keys(int64_t from) const {
+    fetch(keys + from * size, std::min(BLOCK, count - from) * size);
+  }
+};
+
 template <class T, int G>
-void attend_queries(const Attention& a, Weighing& w, const T* query, const T* keys,
-                    const T* values, int64_t length, const float* sinks, T* out) {
+void attend_queries(const Attention& a, Weighing& w, const T* query, const Head<T>& cached,
+                    const Head<T>* next, const float* sinks, T* out) {
   const int64_t size = a.size, value_size = a.value_size;
   const int64_t padded = round_up(size), value_padded = round_up(value_size);
   for (int g = 0; g < G; g++) {
@@ -214,25 +270,31 @@ void attend_queries(const Attention& a, Weighing& w, const T* query, const T* ke
     w.total[g] = sinks ? 1.0f : 0.0f;
   }
   std::fill(w.sums, w.sums + G * value_padded, 0.0f);
-  const int64_t first = a.window && a.window < length ? length - a.window : 0;
-  for (int64_t start = first; start < length; start += BLOCK) {
-    const int64_t count = std::min(BLOCK, length - start);
-    const T* key = keys + start * size;
-    int64_t j = 0;
-    for (; j + 4 <= count; j += 4)
-      score<T, G, 4>(key + j * size, size, w.query, a.scaling, w.scores + j);
-    for (; j < count; j++) score<T, G, 1>(key + j * size, size, w.query, a.scaling, w.scores + j);
+  for (int64_t start = 0; start < cached.count; start += BLOCK) {
+    const int64_t count = std::min(BLOCK, cached.count - start);
+    const T *key = cached.keys + start * size, *value = cached.values + start * value_size;
+    for (int64_t j = 0; j < count; j += 4) {
+      const T* at = key + j * size;
+      fetch(value + j * value_size, std::min<int64_t>(4, count - j) * value_size);
+      if (size % LANES == 0)
+        score<T, G, true>(at, count - j, size, w.query, a.scaling, w.scores + j);
+      else
+        score<T, G, false>(at, count - j, size, w.query, a.scaling, w.scores + j);
+    }
+    if (start + BLOCK < cached.count)
+      cached.fetch_keys(start + BLOCK);
+    else if (next)
+      next->fetch_keys(0);
     float factors[G];
     for (int g = 0; g < G; g++)
       factors[g] = weigh(w.scores + g * BLOCK, count, a.softcap, w.most[g], w.total[g]);
-    const T* value = values + start * value_size;
     int64_t d = 0;
     for (; d + 4 * LANES <= value_size; d += 4 * LANES)
-      add_values<T, G, 4>(value + d, value_size, LANES, count, w.scores, factors, w.sums + d,
-                          value_padded);
+      add_values<T, G, 4, true>(value + d, value_size, LANES, count, w.scores, factors, w.sums + d,
+                                value_padded);
     for (; d < value_size; d += LANES)
-      add_values<T, G, 1>(value + d, value_size, value_size - d, count, w.scores, factors,
-                          w.sums + d, value_padded);
+      add_values<T, G, 1, false>(value + d, value_size, value_size - d, count, w.scores, factors,
+                                 w.sums + d, value_padded);
   }
   for (int g = 0; g < G; g++)
     for (int64_t d = 0; d < value_size; d += LANES)
@@ -240,57 +302,64 @@ void attend_queries(const Attention& a, Weighing& w, const T* query, const T* ke
             value_size - d);
 }
 
+// Attend with all queries of one sequence that share a head; `next` is read after it, or null.
 template <class T>
-void attend_head(const Attention& a, Weighing& w, int64_t sequence, int64_t kv_head) {
-  const int64_t slot = a.slots[sequence], row = a.rows[sequence], length = a.lengths[sequence];
+void attend_head(const Attention& a, Weighing& w, int64_t item, const Head<T>* next) {
+  const int64_t row = a.rows[item / a.num_kv_heads], kv_head = item % a.num_kv_heads;
   const int64_t group = a.num_heads / a.num_kv_heads, head = kv_head * group;
-  T* keys = (T*)a.keys + slot * a.slot_keys + kv_head * a.head_keys;
-  T* values = (T*)a.values + slot * a.slot_values + kv_head * a.head_values;
-  memcpy(keys + (length - 1) * a.size, (const T*)a.key + kv_head * a.key_head + row * a.key_token,
-         a.size * sizeof(T));
-  memcpy(values + (length - 1) * a.value_size,
+  const Head<T> cached(a, item);
+  memcpy(cached.keys + (cached.count - 1) * a.size,
+         (const T*)a.key + kv_head * a.key_head + row * a.key_token, a.size * sizeof(T));
+  memcpy(cached.values + (cached.count - 1) * a.value_size,
          (const T*)a.value + kv_head * a.value_head + row * a.value_token,
          a.value_size * sizeof(T));
-  const T* query = (const T*)a.query + head * a.query_head + row * a.query_token;
-  T* out = (T*)a.out + (row * a.num_heads + head) * a.value_size;
-  const float* sinks = a.sinks ? a.sinks + head : nullptr;
   for (int64_t g = 0; g < group;) {
     const int64_t left = group - g;
-    const T* q = query + g * a.query_head;
-    T* o = out + g * a.value_size;
-    const float* s = sinks ? sinks + g : nullptr;
+    const T* query = (const T*)a.query + (head + g) * a.query_head + row * a.query_token;
+    const float* sinks = a.sinks ? a.sinks + head + g : nullptr;
+    T* out = (T*)a.out + (row * a.num_heads + head + g) * a.value_size;
     if (left >= 4) {
-      attend_queries<T, 4>(a, w, q, keys, values, length, s, o), g += 4;
+      attend_queries<T, 4>(a, w, query, cached, next, sinks, out), g += 4;
     } else if (left >= 2) {
-      attend_queries<T, 2>(a, w, q, keys, values, length, s, o), g += 2;
+      attend_queries<T, 2>(a, w, query, cached, next, sinks, out), g += 2;
     } else {
-      attend_queries<T, 1>(a, w, q, keys, values, length, s, o), g += 1;
+      attend_queries<T, 1>(a, w, query, cached, next, sinks, out), g += 1;
     }
+  }
+}
+
+// Attend to one item after another, as the team's threads come for them.
+template <class T>
+void attend_items(const Attention& a, std::atomic<int64_t>& counter) {
+  std::vector<float> memory(4 * (round_up(a.size) + BLOCK + round_up(a.value_size)));
+  Weighing w;
+  w.query = memory.data();
+  w.scores = w.query + 4 * round_up(a.size);
+  w.sums = w.scores + 4 * BLOCK;
+  const int64_t num_items = a.num_sequences * a.num_kv_heads;
+  for (int64_t item = counter++; item < num_items;) {
+    const int64_t next = counter++;
+    if (next < num_items) {
+      const Head<T> head(a, next);
+      attend_head<T>(a, w, item, &head);
+    } else {
+      attend_head<T>(a, w, item, nullptr);
+    }
+    item = next;
   }
 }
 
 }  // namespace
 
 extern "C" void baton_attend(const Attention* a) {
-  const int64_t num_items = a->num_sequences * a->num_kv_heads;
   int64_t num_seen = 0;
   for (int64_t i = 0; i < a->num_sequences; i++) num_seen += a->lengths[i];
-  const int threads = team(num_seen * a->num_heads * (a->size + a->value_size), a->threads);
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> memory(4 * (round_up(a->size) + BLOCK + round_up(a->value_size)));
-    Weighing w;
-    w.query = memory.data();
-    w.scores = w.query + 4 * round_up(a->size);
-    w.sums = w.scores + 4 * BLOCK;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < num_items; item++) {
-      if (a->is_bf16)
-        attend_head<bf16>(*a, w, item / a->num_kv_heads, item % a->num_kv_heads);
-      else
-        attend_head<float>(*a, w, item / a->num_kv_heads, item % a->num_kv_heads);
-    }
-  }
+  std::atomic<int64_t> counter{0};
+#pragma omp parallel num_threads(team(num_seen* a->num_heads*(a->size + a->value_size), a->threads))
+  if (a->is_bf16)
+    attend_items<bf16>(*a, counter);
+  else
+    attend_items<float>(*a, counter);
 }
 
 // ---- linear layers ---------------------------------------------------------------------------
