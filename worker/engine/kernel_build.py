@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = tuple(Path(__file__).with_name(n) for n in ("kernels.cpp", "kernels_attention.h"))
+"""The first of them is compiled, and includes the others."""
 
 COMPILERS = ("c++", "g++", "clang++")
 """The first of them that is there is used."""
@@ -50,7 +51,8 @@ def build(flags: tuple[str, ...] = FLAGS) -> Path:
     compiler = _compiler()
     openmp = _torchs_openmp()
     version = _run([compiler, "--version"])
-    parts = [SOURCE.read_text(), *flags, compiler, version, _processor(), str(openmp)]
+    sources = [source.read_text() for source in SOURCES]
+    parts = [*sources, *flags, compiler, version, _processor(), str(openmp)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     target = _folder() / f"kernels-{key}.so"
     if not target.is_file():
@@ -115,7 +117,7 @@ def _compile(compiler: str, flags: tuple[str, ...], openmp: Path, target: Path) 
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as name:
             compiled, linked = str(Path(name) / "kernels.o"), str(Path(name) / "kernels.so")
-            _run([compiler, *flags, "-c", str(SOURCE), "-o", compiled])
+            _run([compiler, *flags, "-c", str(SOURCES[0]), "-o", compiled])
             # Not linked with -fopenmp, which would name the compiler's own runtime.
             _run([compiler, "-shared", "-Wl,--no-undefined", compiled, str(openmp), "-o", linked])
             os.replace(linked, target)

@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = tmp_path / "kernels.cpp"
     source.write_text(SOURCE)
-    monkeypatch.setattr(kernel_build, "SOURCE", source)
+    monkeypatch.setattr(kernel_build, "SOURCES", (source,))
     kernels.load.cache_clear()
     yield tmp_path / "cache" / "baton"
     kernels.load.cache_clear()
@@ -82,7 +82,7 @@ def test_what_was_compiled_is_used_again(folder, monkeypatch):
 def test_another_source_or_flag_or_processor_gets_a_library_of_its_own(what, monkeypatch):
     path = build()
     if what == "source":
-        kernel_build.SOURCE.write_text(SOURCE + "\n")
+        kernel_build.SOURCES[0].write_text(SOURCE + "\n")
     if what == "processor":
         monkeypatch.setattr(kernel_build, "_processor", lambda: "another one")
     assert build(*([(*kernel_build.FLAGS, "-g")] if what == "flags" else [])) != path
@@ -91,7 +91,7 @@ def test_another_source_or_flag_or_processor_gets_a_library_of_its_own(what, mon
 @pytest.mark.usefixtures("needs_compiler")
 def test_several_may_compile_at_once(folder):
     code = "import torch; from worker.engine import kernel_build as b; from pathlib import Path\n"
-    code += f"b.SOURCE = Path({str(kernel_build.SOURCE)!r}); print(b.build())"
+    code += f"b.SOURCES = [Path({str(kernel_build.SOURCES[0])!r})]; print(b.build())"
     command = [sys.executable, "-c", code]
     with ThreadPoolExecutor() as pool:
         outputs = [pool.submit(subprocess.check_output, command, text=True) for _ in range(2)]
