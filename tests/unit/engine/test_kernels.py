@@ -2,6 +2,7 @@
 
 import copy
 import math
+import platform
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from worker.engine import weights
 from worker.engine.attention import Rules
 from worker.engine.fused_layer import fuse
+from worker.engine.kernel_build import FLAGS, build
 from worker.engine.kernel_linear import KernelLinear
-from worker.engine.kernels import DecodeAttention
+from worker.engine.kernels import DecodeAttention, Kernels
 from worker.engine.linear import quantize
 from worker.engine.loader import describe
 from worker.engine.runner import Chunk
@@ -227,3 +229,18 @@ def test_in_bf16_a_sequence_has_the_same_logits_alone_and_beside_others(
     loaded = describe(model, tokenizer, "test")
     alone, beside = (logits_over_slots(loaded, kernels, count) for count in (1, 3))
     assert torch.equal(alone, beside[::3])
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of another processor")
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
+def test_attention_needs_no_new_processor(level, kernels, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    flags = [flag for flag in FLAGS if not flag.startswith("-march")]
+    plain = Kernels(build((*flags, f"-march={level}")))
+    assert (plain.has_bf16, plain.has_int8) == (False, False)
+    for dtype in DTYPES:
+        cached = Cached(SHAPES[1], dtype, LENGTHS)
+        expected = cached.attend(kernels, RULES["softcap"])
+        got = cached.attend(plain, RULES["softcap"])
+        torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-5)
