@@ -46,6 +46,7 @@ class Gateway:
     reaper: Reaper
     durability: DurabilityWatch
     submitter: Submitter
+    tokenizers: Tokenizers
     grammars: GrammarChecker
     http_metrics: HttpMetrics
     on_end: OnEnd
@@ -67,7 +68,7 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
-        grammars = GrammarChecker()
+        grammars, tokenizers = GrammarChecker(), Tokenizers(fleet)
         on_end = request_logger(log_prompts=settings.log_prompts)
         return cls(
             settings=settings,
@@ -80,7 +81,8 @@ class Gateway:
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
-            submitter=Submitter(settings, catalog, jobs, poller, Tokenizers(fleet), grammars),
+            submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
+            tokenizers=tokenizers,
             grammars=grammars,
             http_metrics=HttpMetrics(),
             on_end=on_end,

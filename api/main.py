@@ -18,10 +18,21 @@ from starlette.middleware.cors import CORSMiddleware
 from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
-from api.routes import generate, health, metrics, models, root, stream, tasks
+from api.routes import (
+    generate,
+    health,
+    metrics,
+    models,
+    root,
+    stats,
+    stream,
+    tasks,
+    tokenize,
+)
 from common import __version__, log
 from common.settings import Settings, load_settings
 
+_ROUTES = (root, generate, tasks, stream, tokenize, models, stats, health, metrics)
 _EXPOSED = [
     "Idempotent-Replayed",
     "Location",
@@ -56,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.gateway = gateway
     gateway.http_metrics.registry.register(metrics.GatewayCollector(gateway))
-    for routes in (root, generate, tasks, stream, models, health, metrics):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     error_handlers.install(app)
     openapi.install(app)

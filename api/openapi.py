@@ -20,7 +20,9 @@ Every error is `{"error", "status_code", "error_type", "request_id"}`.
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
+    {"name": "Statistics", "description": "What the fleet does, in figures."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")

@@ -7,6 +7,8 @@ in a thread.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from common.fleet import FleetReader
 from common.model_card import ModelCard
@@ -16,7 +18,11 @@ from common.schemas import Prompt
 LONG_AT_ONCE = 1
 """Long prompts that are encoded at the same time: one client's must not take every core."""
 INLINE_CHARS = 4096
-"""Prompts up to this length are encoded on the event loop: that takes less than a switch."""
+"""Up to this length texts are encoded, and as many tokens decoded, on the event loop: that takes
+less than a switch."""
+
+
+T = TypeVar("T")
 
 
 class Tokenizers:
@@ -36,10 +42,45 @@ class Tokenizers:
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
         encoder = await self._encoder(card)
-        if _num_chars(prompt) <= INLINE_CHARS:
-            return encoder.encode(prompt)
+        return await self._run(lambda: encoder.encode(prompt), _num_chars(prompt))
+
+    async def encode_texts(
+        self, card: ModelCard, texts: Sequence[str], *, add_special_tokens: bool
+    ) -> list[list[int]]:
+        """The token ids of each text as it is, without the chat template; none of an empty one.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        tokenizer = (await self._encoder(card)).tokenizer
+
+        def encode() -> list[list[int]]:
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
+
+        return await self._run(encode, sum(map(len, texts)))
+
+    async def decode(
+        self, card: ModelCard, token_ids: Sequence[int], *, skip_special_tokens: bool
+    ) -> str:
+        """The text of tokens.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        tokenizer = (await self._encoder(card)).tokenizer
+
+        def decode() -> str:
+            return tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+        return await self._run(decode, len(token_ids))
+
+    async def _run(self, work: Callable[[], T], size: int) -> T:
+        """Do short work at once, and long work in a thread."""
+        if size <= INLINE_CHARS:
+            return work()
         async with self._long:
-            return await asyncio.to_thread(encoder.encode, prompt)
+            return await asyncio.to_thread(work)
 
     async def _encoder(self, card: ModelCard) -> PromptEncoder:
         encoder = self._encoders.get(card.model)

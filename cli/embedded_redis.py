@@ -34,8 +34,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from common.child_process import Child
 from common.errors import EmbeddedRedisError
-from common.supervisor import Child
 
 HOST = "127.0.0.1"
 # Below the ports that systems hand out for outgoing connections. While the server restarts, a

@@ -25,9 +25,10 @@ from typing import Any
 
 from cli import embedded_redis
 from common import log
+from common.child_process import Child, module_environment
 from common.errors import SettingsError
 from common.settings import Settings, environment_of
-from common.supervisor import Child, Supervisor, module_environment
+from common.supervisor import Supervisor
 from worker import launcher
 
 PROBE_TIMEOUT_S = 1.0

@@ -17,6 +17,7 @@
     |   |-- RateLimitError             429  rate_limit_exceeded
     |   |-- InternalError              500  internal_error
     |   |-- QueueFullError             503  queue_full
+    |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   `-- RedisUnavailableError      503  redis_unavailable
     `-- JobError                   ends a job; read from `/result`
         |-- ModelLoadError             model_load_error
@@ -158,6 +159,13 @@ class QueueFullError(RequestError):
 
     status = 503
     code = "queue_full"
+
+
+class ModelNotAnnouncedError(RequestError):
+    """No worker has loaded the model yet, so its tokenizer is not known."""
+
+    status = 503
+    code = "model_not_announced"
 
 
 class RedisUnavailableError(RequestError):

@@ -18,6 +18,7 @@ baton:workers               zset    worker ids by last heartbeat (ms)    none, s
 baton:worker:<id>           string  what a worker announces (JSON)       WORKER_TTL_S
 baton:trials                hash    worker id: the suspect that it tries none, swept by the reaper
 baton:counters              hash    jobs and tokens, ever growing        none
+baton:tallies:<model>       hash    what its ended jobs add up to        none
 baton:reaped                string  when a reaper last ran (ms)          none
 
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
@@ -46,6 +47,7 @@ WORKERS = "baton:workers"
 WORKER = "baton:worker:"
 TRIALS = "baton:trials"
 COUNTERS = "baton:counters"
+TALLIES = "baton:tallies:"
 REAPED = "baton:reaped"
 BELL = "baton:bell:"
 CANCEL = "baton:cancel"
@@ -100,6 +102,11 @@ def card(model: str) -> str:
 def tokenizer(sha256: str) -> str:
     """A tokenizer file, addressed by its content."""
     return TOKENIZER + sha256
+
+
+def tallies(model: str) -> str:
+    """What the ended jobs of a model add up to."""
+    return TALLIES + model
 
 
 def worker(worker_id: str) -> str:

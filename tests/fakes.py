@@ -6,23 +6,33 @@ import queue
 import threading
 from collections.abc import Callable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 
 
-def byte_tokenizer() -> str:
-    """The tokenizer.json of a tokenizer with one token for each byte."""
+def byte_tokenizer(begin: str | None = None) -> str:
+    """The tokenizer.json of a tokenizer with one token for each byte.
+
+    Args:
+        begin: A special token, number 256, that it puts before a text.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if begin is not None:
+        tokenizer.add_special_tokens([begin])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, 256)]
+        )
     return tokenizer.to_str()
 
 
@@ -83,6 +93,9 @@ class FakeBackend:
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None
+
+    def stats(self) -> EngineStats | None:
+        return EngineStats(len(self._jobs), 0, 0, 0, 0)
 
     def step(self, tokens: int = 1) -> None:
         """Give every running job its next tokens, one delta each."""

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Mapping
 
 from common import log
+from common.child_process import Child, module_environment
 from common.errors import SettingsError
 from common.settings import Settings, environment_of
-from common.supervisor import Child, Supervisor, module_environment
+from common.supervisor import Supervisor
 from worker.hand_back import LAUNCH_ID, HandBack
 
 # On top of DRAIN_S: to end a step of the engine and to leave Celery.

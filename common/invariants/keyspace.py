@@ -25,6 +25,7 @@ FAMILIES = {
     keys.CARD: "string",
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
+    keys.TALLIES: "hash",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {

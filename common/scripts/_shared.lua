@@ -124,6 +124,7 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
+  tally_end(id, status, old[4] or 0)
   -- Who has cancelled a job may send the same request again.
   if old[5] and status == 'cancelled' then
     local name = KEY.IDEMPOTENCY .. old[5]

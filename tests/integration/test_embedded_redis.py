@@ -18,8 +18,8 @@ from redis.retry import Retry
 
 from cli import embedded_redis
 from cli.embedded_redis import EmbeddedRedis, find_binary, prepare
+from common.child_process import ChildProcess
 from common.errors import EmbeddedRedisError
-from common.supervisor import ChildProcess
 
 
 def on_path() -> Path | None:

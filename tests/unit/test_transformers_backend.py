@@ -79,3 +79,47 @@ def test_a_token_that_the_model_lacks_fails_the_job_as_a_bad_request(
     assert only.end is not None
     assert only.end.error_type == "InvalidRequestError"
     assert "logit_bias must be in [0, 257), got 1000000" in (only.end.error_message or "")
+
+
+def test_the_engine_tells_what_it_did_once_it_has_done_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+    settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
+    backend = TransformersBackend(
+        CatalogEntry("tiny", source, source, "transformers", ""), settings
+    )
+    assert backend.stats() is None, "before the model is loaded"
+    backend.load(lambda line: None)
+    idle = backend.stats()
+    assert idle is not None
+    assert (idle.num_steps, idle.num_tokens, idle.num_running) == (0, 0, 0)
+    run(backend)
+    run(backend)
+    threading.Thread(target=backend.run, args=(lambda deltas: None, stop := IdleThenStop())).start()
+    assert stop.is_idle.wait(30)
+    found = backend.stats()
+    assert found is not None
+    assert (found.num_tokens, found.num_running, found.num_waiting) == (12, 0, 0)
+    assert found.num_steps >= 12
+    cache = found.cache
+    assert cache is not None
+    assert (cache.hits + cache.misses, cache.used_tokens) == (6, 0)
+    assert 2 <= cache.hits <= cache.reusable_tokens <= cache.capacity_tokens
+    assert cache.num_entries >= 1
+    assert cache.size_bytes > 0
+
+
+class IdleThenStop(threading.Event):
+    """Stops a backend at its second look, which comes after it was idle once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_idle = threading.Event()
+        self._num_looks = 0
+
+    def is_set(self) -> bool:
+        self._num_looks += 1
+        if self._num_looks > 1:
+            self.is_idle.set()
+        return self._num_looks > 1

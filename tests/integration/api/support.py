@@ -6,14 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
 from common.connection import SyncRedis
 from common.event_stream import Append, EventWriter
-from common.fleet import FleetWriter, ServedModel, WorkerInfo
+from common.fleet import FleetWriter, ServedModel, WorkerInfo, tokenizer_sha256
 from common.job_store import Claim, Claims
 from common.model_card import ModelCard
 from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome, TokenEvent
@@ -56,9 +56,11 @@ class HandWorker:
         )
         self.claims.heartbeat(info.pack(), [])
 
-    def publish(self, card: ModelCard) -> None:
-        """Publish a card, with the byte tokenizer."""
-        self._fleet.publish_card(card, byte_tokenizer())
+    def publish(self, card: ModelCard, tokenizer_json: str | None = None) -> None:
+        """Publish a card, with the byte tokenizer unless another one is given."""
+        tokenizer_json = tokenizer_json or byte_tokenizer()
+        card = replace(card, tokenizer_sha256=tokenizer_sha256(tokenizer_json))
+        self._fleet.publish_card(card, tokenizer_json)
 
     def claim(self) -> Claim:
         """Take the next job, which must be there."""

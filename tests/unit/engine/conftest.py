@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -34,12 +34,14 @@ from transformers import (
 )
 from transformers.models.auto import AutoModelForCausalLM
 
+from tests.unit.engine.drive import Drive
+from tests.unit.engine.guided import Guided
 from worker.engine.engine import Engine
 from worker.engine.kernel_build import KernelsUnavailable
 from worker.engine.kernels import Kernels
 from worker.engine.kernels import load as load_kernels
 from worker.engine.loader import LoadedModel, describe
-from worker.engine.sequence import FinishReason, Output, Request, SamplingParams, Timings
+from worker.engine.sequence import Request, SamplingParams
 
 CONTEXT = 160
 CORPUS = ["the quick brown fox jumps over the lazy dog " * 3, "grüße, 世界 and 🙂 emoji " * 3]
@@ -283,75 +285,6 @@ def make_engine(clock: Clock) -> Iterator[Callable[..., Engine]]:
         engine.check_integrity()
 
 
-@dataclass
-class Answer:
-    """All outputs of one sequence, put together as a caller would."""
-
-    outputs: list[Output] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[int]:
-        return [token_id for output in self.outputs for token_id in output.token_ids]
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for output in self.outputs for text in output.texts]
-
-    @property
-    def tail(self) -> str:
-        return "".join(output.tail for output in self.outputs)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts) + self.tail
-
-    @property
-    def last(self) -> Output:
-        return self.outputs[-1]
-
-    @property
-    def reason(self) -> FinishReason | None:
-        return self.last.finish_reason
-
-    @property
-    def timings(self) -> Timings:
-        assert self.last.timings is not None
-        return self.last.timings
-
-
-class Drive:
-    """Step an engine and sort its outputs by request and choice."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.answers: dict[tuple[str, int], Answer] = {}
-
-    def __getitem__(self, request_id: str) -> Answer:
-        return self.answers[request_id, 0]
-
-    def add(self, *requests: Request) -> "Drive":
-        for request in requests:
-            self.engine.add(request)
-        return self
-
-    def step(self, times: int = 1) -> list[Output]:
-        outputs: list[Output] = []
-        for _ in range(times):
-            outputs = self.engine.step()
-            self.engine.check_integrity()
-            for output in outputs:
-                name = (output.request_id, output.choice)
-                answer = self.answers.setdefault(name, Answer())
-                assert not answer.outputs or answer.reason is None, "an output after the last"
-                answer.outputs.append(output)
-        return outputs
-
-    def finish(self) -> "Drive":
-        while self.engine.has_work:
-            self.step()
-        return self
-
-
 @pytest.fixture
 def drive(make_engine: Callable[..., Engine]) -> Callable[..., Drive]:
     """Build an engine and something that steps it."""
@@ -390,3 +323,21 @@ def generate(usual: Callable[[LoadedModel], Any]) -> Callable[..., list[int]]:
         return list(output[0, prompt.shape[1] :].tolist())
 
     return run
+
+
+@pytest.fixture
+def guided(make_engine: Callable[..., Engine]) -> Callable[..., Guided]:
+    return lambda loaded, **extra: Guided(make_engine(loaded, **extra))
+
+
+@pytest.fixture
+def follow(ask: Callable[..., Request]) -> Callable[..., Request]:
+    """Build a request with a grammar."""
+
+    def build(request_id: str, grammar: str | None, **extra: Any) -> Request:
+        request = ask(request_id, extra.pop("prompt", "the quick"), **{"max_tokens": 100} | extra)
+        return Request(
+            **{name: getattr(request, name) for name in request.__slots__} | {"grammar": grammar}
+        )
+
+    return build

@@ -1,0 +1,95 @@
+"""Texts to tokens and back, by the gateway itself: no job, no worker, no weights."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from api.answers import errors
+from api.dependencies import GatewayDep, ReaderId
+from api.gateway import Gateway
+from api.tokenize_schemas import (
+    BatchTokenizeRequest,
+    BatchTokensAnswer,
+    DetokenizeRequest,
+    TextAnswer,
+    TokenizeRequest,
+    TokensAnswer,
+)
+from common.errors import InvalidRequestError, ModelNotAnnouncedError
+from common.model_card import ModelCard
+
+RETRY_S = 5.0
+
+router = APIRouter(tags=["Tokens"])
+_ERRORS = errors(400, 401, 404, 413, 429, 503)
+
+
+@router.post(
+    "/tokenize",
+    response_model=TokensAnswer,
+    summary="Cut a text into tokens",
+    responses=_ERRORS,
+)
+async def tokenize(gateway: GatewayDep, key_id: ReaderId, body: TokenizeRequest) -> JSONResponse:
+    """By the tokenizer of the model: the ids that it would read."""
+    card = await _card(gateway, body.model_name)
+    [view] = await _encoded(gateway, card, [body.text], body.add_special_tokens)
+    return JSONResponse(view)
+
+
+@router.post(
+    "/batch/tokenize",
+    response_model=BatchTokensAnswer,
+    summary="Cut several texts into tokens",
+    responses=_ERRORS,
+)
+async def batch_tokenize(
+    gateway: GatewayDep, key_id: ReaderId, body: BatchTokenizeRequest
+) -> JSONResponse:
+    """One result for each text, in their order."""
+    card = await _card(gateway, body.model_name)
+    views = await _encoded(gateway, card, body.texts, body.add_special_tokens)
+    return JSONResponse({"results": views})
+
+
+@router.post(
+    "/detokenize",
+    response_model=TextAnswer,
+    summary="Put tokens together",
+    responses=_ERRORS,
+)
+async def detokenize(
+    gateway: GatewayDep, key_id: ReaderId, body: DetokenizeRequest
+) -> JSONResponse:
+    """Bytes that are no UTF-8, as of a character that was cut, become U+FFFD."""
+    card = await _card(gateway, body.model_name)
+    for index, token_id in enumerate(body.token_ids):
+        if token_id >= card.vocab_size:
+            raise InvalidRequestError(
+                f"token_ids must be tokens of '{card.model}', from 0 to {card.vocab_size - 1}; "
+                f"got {token_id} at {index}.",
+                param="token_ids",
+            )
+    text = await gateway.tokenizers.decode(
+        card, body.token_ids, skip_special_tokens=body.skip_special_tokens
+    )
+    return JSONResponse({"text": text})
+
+
+async def _card(gateway: Gateway, name: str | None) -> ModelCard:
+    model = gateway.catalog.resolve(name).model
+    card = await gateway.poller.card(model)
+    if card is None:
+        raise ModelNotAnnouncedError(
+            f"No worker has loaded '{model}' yet, so its tokenizer is not known.",
+            retry_after_s=RETRY_S,
+        )
+    return card
+
+
+async def _encoded(
+    gateway: Gateway, card: ModelCard, texts: list[str], add_special_tokens: bool
+) -> list[dict[str, object]]:
+    ids = await gateway.tokenizers.encode_texts(card, texts, add_special_tokens=add_special_tokens)
+    return [{"token_ids": each, "num_tokens": len(each)} for each in ids]
