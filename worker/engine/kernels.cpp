@@ -94,6 +94,11 @@ float count_steps(const float* made, int64_t size, int16_t* steps) {
 struct Input {
   std::vector<uint32_t> pairs;
   std::vector<float> step;  // of each row
+
+  void reserve(int64_t tokens, int64_t num_in) {
+    pairs.resize(tokens * num_in / 2);
+    step.resize(tokens);
+  }
 };
 
 // Lay one row where its tile wants it. `made` and `halves` have room for a padded row.
@@ -218,7 +223,7 @@ void multiply_all(const Input& input, const Tiles& tiles, const Output& output) 
   const Linear& linear = output.linear;
   const int64_t num_pairs = linear.num_in / 2, num_panels = (linear.num_out + PANEL - 1) / PANEL;
   const float* steps = input.step.data();
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
   for (int64_t panel = 0; panel < num_panels; panel++) {
     const char* weight = (const char*)linear.weight + panel * num_pairs * 2 * W::BYTES;
     for (int64_t tile = 0; tile < tiles.num; tile++) {
@@ -229,13 +234,24 @@ void multiply_all(const Input& input, const Tiles& tiles, const Output& output) 
   }
 }
 
+void multiply_by_kind(const Input& input, const Tiles& tiles, const Output& output) {
+  if (output.linear.scale) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+    multiply_all<Int8>(input, tiles, output);
+#endif
+  } else {
+#if defined(__AVX512BF16__)
+    multiply_all<Bf16>(input, tiles, output);
+#endif
+  }
+}
+
 void run(const Linear& linear, const bf16* rows, const Before& before, const bf16* plus, bf16* out,
          int64_t tokens, int threads) {
   if (!tokens) return;
-  static thread_local Input input_of_caller;
-  Input& input = input_of_caller;  // the team's threads have their own of that name
-  input.pairs.resize(tokens * linear.num_in / 2);
-  input.step.resize(tokens);
+  static thread_local Input input_of_thread;
+  Input& shared = input_of_thread;  // the caller's
+  shared.reserve(tokens, linear.num_in);
   const Tiles tiles{tokens};
   const Output output{linear, plus, out};
   const int64_t row_size = linear.num_in * (before.is_gated ? 2 : 1);
@@ -243,17 +259,18 @@ void run(const Linear& linear, const bf16* rows, const Before& before, const bf1
   {
     std::vector<float> made(round_up(linear.num_in));
     std::vector<uint16_t> halves(round_up(linear.num_in));
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < tokens; row++)
-      prepare(rows + row * row_size, row, tiles, linear, before, made.data(), halves.data(), input);
-    if (linear.scale) {
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-      multiply_all<Int8>(input, tiles, output);
-#endif
+    if (tokens == 1) {
+      // Each thread prepares the row for itself: waiting for another one takes longer.
+      Input& own = input_of_thread;
+      own.reserve(1, linear.num_in);
+      prepare(rows, 0, tiles, linear, before, made.data(), halves.data(), own);
+      multiply_by_kind(own, tiles, output);
     } else {
-#if defined(__AVX512BF16__)
-      multiply_all<Bf16>(input, tiles, output);
-#endif
+#pragma omp for schedule(static)
+      for (int64_t row = 0; row < tokens; row++)
+        prepare(rows + row * row_size, row, tiles, linear, before, made.data(), halves.data(),
+                shared);
+      multiply_by_kind(shared, tiles, output);
     }
   }
 }
@@ -314,7 +331,7 @@ void baton_layer_begin(const Layer* layer, const bf16* stream, const bf16* cos, 
                        bf16* qkv, int64_t tokens, int32_t threads) {
   run(layer->qkv, stream, {layer->norm_in, layer->eps}, nullptr, qkv, tokens, threads);
   const int64_t size = layer->head_size, num_queries = layer->num_heads, num_out = layer->qkv.num_out;
-#pragma omp parallel for schedule(static) num_threads(team(8 * tokens * num_out, threads))
+#pragma omp parallel for schedule(static) num_threads(tokens > 1 ? threads : 1)
   for (int64_t row = 0; row < tokens; row++) {
     bf16* heads = qkv + row * num_out;
     const bf16 *c = cos + row * size, *s = sin + row * size;

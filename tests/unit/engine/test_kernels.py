@@ -244,3 +244,24 @@ def test_attention_needs_no_new_processor(level, kernels, tmp_path, monkeypatch)
         expected = cached.attend(kernels, RULES["softcap"])
         got = cached.attend(plain, RULES["softcap"])
         torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-5)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; back to one at the end."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+def test_the_number_of_threads_changes_no_bit(kernels, threads):
+    cached = Cached(SHAPES[0], torch.float32, LENGTHS)
+    layers = [layer_of(kernels, is_int8, 1024, 200)[0] for is_int8 in (False, True)]
+    rows = torch.randn(30, 1024).bfloat16()
+
+    def run(num_threads):
+        threads(num_threads)
+        seen = cached.attend(kernels, RULES["plain"])
+        return [seen, *(layer(rows[:count]) for layer in layers for count in (1, 2, 13, 30))]
+
+    for alone, shared in zip(run(1), run(3), strict=True):
+        assert torch.equal(alone, shared)
