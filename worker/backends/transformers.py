@@ -63,6 +63,7 @@ class TransformersBackend:
     ) -> None:
         self._entry = entry
         self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
+        self._cpu_kernels = settings.cpu_kernels
         self._gpu_fraction = settings.gpu_memory_fraction
         self._cache_gib, self._share = settings.kv_cache_gib, share or MemoryShare()
         if entry.kv_cache_gib is not None:  # the model's own, which it shares with nobody
@@ -82,7 +83,11 @@ class TransformersBackend:
         torch.set_num_threads(ALL_THREADS)  # a small model before this one may have left one
         try:
             loaded = load_model(
-                self._entry.source, device=self._device, dtype=self._entry.dtype, progress=say
+                self._entry.source,
+                device=self._device,
+                dtype=self._entry.dtype,
+                kernels=self._cpu_kernels,
+                progress=say,
             )
             if self._device == "cpu" and loaded.num_parameters < ONE_THREAD_BELOW:
                 self._num_threads = 1
