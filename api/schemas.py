@@ -117,12 +117,30 @@ class ChatMessage(BaseModel):
     content: Text = Field(min_length=1, examples=["Tell me a story about a little dog."])
 
 
-class GenerationOptions(BaseModel):
+class ModelChoice(BaseModel):
+    """Which model is meant, by either of two names of one field."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
+    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.model is not None and self.model_id not in (None, self.model):
+            raise ValueError("model and model_id are two names of one field; got different values")
+        return self
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that the request names, by either field."""
+        return self.model if self.model is not None else self.model_id
+
+
+class GenerationOptions(ModelChoice):
     """How to generate, whatever the prompt."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(allow_inf_nan=False)
 
     max_tokens: int | None = Field(
         default=None,
@@ -186,8 +204,6 @@ class GenerationOptions(BaseModel):
     repetition_penalty: float = Field(default=1.0, ge=0.1, le=2, description="1 changes nothing.")
     ignore_eos: bool = Field(default=False, description="Go on after the model's end token.")
     min_tokens: int = Field(default=0, ge=0, description="Tokens to generate at least.")
-    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
-    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
     user_id: NameText | None = Field(default=None, description="Your user, for your own tracking.")
     priority: JobClass = Field(default="normal", description="Which line to wait in.")
     timeout: float | None = Field(
@@ -214,14 +230,7 @@ class GenerationOptions(BaseModel):
                 f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
                 f"{self.max_tokens}"
             )
-        if self.model is not None and self.model_id not in (None, self.model):
-            raise ValueError("model and model_id are two names of one field; got different values")
         return self
-
-    @property
-    def model_name(self) -> str | None:
-        """The model that the request names, by either field."""
-        return self.model if self.model is not None else self.model_id
 
 
 class _OnePrompt(BaseModel):
