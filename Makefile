@@ -53,7 +53,7 @@ clean: ## remove the environment and every cache; data/ and logs/ stay
 .clients/python/.made: tests/e2e/clients/requirements.txt
 	@echo "Installing the Python clients that tests run ..."
 	@$(PYTHON) -m venv --clear .clients/python && \
-	.clients/python/bin/python -m pip install --quiet --disable-pip-version-check --retries 1 -r $< && \
+	.clients/python/bin/python -m pip install -qq --disable-pip-version-check --retries 1 -r $< && \
 	touch $@ || echo "They could not be installed: their tests are skipped." >&2
 
 .clients/node/.made: tests/e2e/clients/package.json
