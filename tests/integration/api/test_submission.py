@@ -158,7 +158,7 @@ async def test_a_prompt_that_fills_the_context_can_be_scored(gateway: Gateway) -
         (
             ask("a", "b" * CONTEXT, "c"),
             "prompt",
-            f"Prompt 2 of 3: The prompt has {CONTEXT} tokens",
+            f"Prompt 2 of 3: This model's maximum context length is {CONTEXT} tokens.",
         ),
     ],
 )
