@@ -24,6 +24,7 @@ from api.watcher import Watcher
 from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
 from common.fleet import FleetReader
+from common.forgetting import Forgetting
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
@@ -51,6 +52,7 @@ class Gateway:
     canceller: Canceller
     attendance: Attendance
     submitter: Submitter
+    forgetting: Forgetting
     tokenizers: Tokenizers
     grammars: GrammarChecker
     http_metrics: HttpMetrics
@@ -90,6 +92,7 @@ class Gateway:
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
             submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
+            forgetting=Forgetting(redis),
             tokenizers=tokenizers,
             grammars=grammars,
             http_metrics=HttpMetrics(),

@@ -27,6 +27,7 @@ class JobRequest:
         is_rated: Counts toward the key's rate; a group counts once.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
+        reply: What the route keeps with each job for its answers; None: nothing.
     """
 
     prompts: tuple[Prompt, ...]
@@ -38,6 +39,7 @@ class JobRequest:
     metadata: dict[str, str] | None = None
     is_rated: bool = True
     params: Mapping[str, str] = field(default_factory=dict)
+    reply: str | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

@@ -25,6 +25,7 @@ from api.routes import (
     models,
     openai_generate,
     openai_models,
+    openai_responses,
     root,
     stats,
     stream,
@@ -36,7 +37,7 @@ from common.settings import Settings, load_settings
 
 _ROUTES = (
     *(root, generate, tasks, stream, tokenize, models, stats),
-    *(openai_generate, openai_models),
+    *(openai_generate, openai_responses, openai_models),
     *(health, metrics),
 )
 _EXPOSED = [

@@ -9,7 +9,8 @@
     |   |-- AuthenticationError        401  invalid_api_key
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
-    |   |   `-- ModelNotFoundError     404  model_not_found
+    |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   `-- ResponseNotFoundError  404  response_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskCancelledError         409  task_cancelled
     |   |-- TaskExpiredError           410  task_expired
@@ -120,6 +121,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is configured."""
 
     code = "model_not_found"
+
+
+class ResponseNotFoundError(NotFoundError):
+    """No such response, or it was deleted, was not stored, or belongs to another key."""
+
+    code = "response_not_found"
 
 
 class MethodNotAllowedError(RequestError):

@@ -26,9 +26,9 @@ baton:reaped                string  when a reaper last ran (ms)          none
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model, and `waited`, which a gateway sets (`common/waited.py`). Readers:
-the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so that there
-is one spelling.
+sets when it has loaded a model, `waited`, which a gateway sets (`common/waited.py`), and what a
+gateway drops of answers (`common/forgetting.py`). Readers: the gateway, and the scripts themselves.
+They get the same names through `LUA_KEYS`, so that there is one spelling.
 """
 
 from __future__ import annotations
