@@ -9,7 +9,13 @@ from typing import Any
 from api.gateway import Gateway
 from api.job_request import JobRequest
 from api.openai.job_requests import sampling_of
-from api.openai.responses.conversation import Item, messages_of, parse_input, with_ids
+from api.openai.responses.conversation import (
+    EARLIER,
+    Item,
+    messages_of,
+    parse_input,
+    with_ids,
+)
 from api.openai.responses.lookup import find_response
 from api.openai.responses.reply import Reply
 from api.openai.responses.request import ResponseRequest
@@ -22,8 +28,6 @@ from common.settings import Settings
 from common.tool_calls.definitions import Tool
 from common.tool_calls.families import Family
 from common.tool_calls.forcing import grammar_for
-
-PREVIOUS = "previous_response_id"
 
 
 async def job_of(body: ResponseRequest, gateway: Gateway, key_id: str) -> JobRequest:
@@ -158,12 +162,12 @@ async def _earlier(response_id: str | None, gateway: Gateway, key_id: str) -> tu
     try:
         record, reply = await find_response(gateway, response_id, key_id)
     except ResponseNotFoundError as error:
-        raise InvalidRequestError(f"{PREVIOUS}: {error.message}", param=PREVIOUS) from None
+        raise InvalidRequestError(f"{EARLIER}: {error.message}", param=EARLIER) from None
     status = status_of(record)
     if status not in ("completed", "incomplete"):
         raise InvalidRequestError(
-            f"{PREVIOUS} must be a response that has been answered; it is {status}.",
-            param=PREVIOUS,
+            f"{EARLIER} must be a response that has been answered; it is {status}.",
+            param=EARLIER,
         )
     output = parse_input(await output_of(gateway, record, reply))
     return (*with_ids(reply.items, record.job_id), *output)

@@ -18,6 +18,8 @@ from common.schemas import Message
 Item = dict[str, Any]
 
 MAX_ITEMS = 4096
+EARLIER = "previous_response_id"
+"""The field that brings the items of an earlier response."""
 _KINDS = ("message", "function_call", "function_call_output")
 _FIELDS = {
     "message": ("type", "role", "content", "id", "status", "phase"),
@@ -65,7 +67,7 @@ def messages_of(
     if instructions is not None:
         turns.add({"role": "system", "content": instructions}, "instructions")
     for item in earlier:
-        turns.add_item(item, "previous_response_id")
+        turns.add_item(item, EARLIER)
     for i, item in enumerate(items):
         turns.add_item(item, f"input[{i}]")
     try:
@@ -133,16 +135,21 @@ class _Turns:
             return type(error)(error.message.replace("messages", "input", 1), param="input")
         index, call, rest = int(found[1]), found[2], found[3]
         place = self._places[index] if call is None else self._calls[index][int(call)]
+        if place == EARLIER:
+            problem = error.message.replace(found[0], "a part of it", 1)
+            return type(error)(f"{EARLIER} cannot be gone on from: {problem}", param=place)
         if place.startswith("input"):
             is_of_tool = call is not None or self.messages[index]["role"] == "tool"
             place += _renamed(rest) if is_of_tool else rest
-        message = error.message.replace(found[0], place, 1)
-        return type(error)(message, param=place)
+        return type(error)(error.message.replace(found[0], place, 1), param=place)
 
 
 def _renamed(rest: str) -> str:
-    name, end = re.match(r"\.?(\w*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
-    return f".{_CALLED_HERE.get(name, name)}{end}" if name else rest
+    """The path within a call or a tool's answer, as its item has it."""
+    for name, here in _CALLED_HERE.items():
+        if re.match(rf"\.{name}\b", rest):
+            return f".{here}{rest[len(name) + 1 :]}"
+    return rest
 
 
 def _item(where: str, item: object) -> Item:

@@ -377,3 +377,31 @@ async def test_who_waits_longer_than_the_limit_is_told(
         answer = await asking
     assert answer.status_code == 504
     await eventually(lambda: worker.is_cancelled(claim))
+
+
+async def test_a_client_that_reads_slowly_gets_every_event_once(
+    live_http: httpx.AsyncClient, worker: TextWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every watch is cut at its second update, and opened again.
+    monkeypatch.setattr("api.watch.BUFFER_LIMIT", 1)
+    async with streaming(live_http, background=True) as events:
+        claim = await worker.next()
+        for number in range(30):
+            worker.tell(claim, f"{number} ")
+        worker.finish(claim)
+        told = await events.rest()
+    assert numbers(told) == list(range(len(told)))
+    assert text_of(told) == "".join(f"{number} " for number in range(30))
+
+
+async def test_an_answer_of_many_pages_of_events_is_taken_up_in_the_middle(
+    live_http: httpx.AsyncClient, worker: TextWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.event_stream.EventReader.after.__defaults__", (7,))
+    response_id = await ask_in_background(live_http)
+    words = [f"{number} " for number in range(30)]
+    await run(worker, *words)
+    told = await all_events(live_http, response_id)
+    assert numbers(told) == list(range(len(told)))
+    for after in (5, 20, 33):
+        assert await all_events(live_http, response_id, after) == told[after + 1 :]

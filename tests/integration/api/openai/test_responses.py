@@ -362,6 +362,16 @@ async def test_an_earlier_response_has_to_be_there_and_answered(
         assert answer.json()["error"]["param"] == "previous_response_id"
 
 
+async def test_a_call_that_was_cut_off_cannot_be_gone_on_from(
+    live_http: httpx.AsyncClient, worker: TextWorker
+) -> None:
+    first = await answered(live_http, worker, CALL[:55], tools=[TOOL])
+    body = {"model": MODEL, "input": "a", "previous_response_id": first["id"]}
+    error = (await live_http.post(RESPONSES, json=body)).json()["error"]
+    assert error["param"] == "previous_response_id"
+    assert "valid JSON" in error["message"]
+
+
 async def test_calls_and_their_results_go_back_and_forth(
     live_http: httpx.AsyncClient, worker: TextWorker
 ) -> None:
