@@ -34,6 +34,7 @@ class JobRequest:
         group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
+        reply: What the route keeps with each job for its answers; None: nothing.
     """
 
     prompts: tuple[Prompt, ...]
@@ -46,6 +47,7 @@ class JobRequest:
     is_rated: bool = True
     group_id: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
+    reply: str | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

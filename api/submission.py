@@ -142,6 +142,17 @@ class Submitter:
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
         return Accepted(group_id, jobs, answer)
 
+    async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
+        """What an earlier submission with this idempotency key became; None: there was none.
+
+        Raises:
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
+            RedisUnavailableError: Redis is away.
+        """
+        earlier = await self._jobs.replay(key_id, idempotency)
+        return None if earlier is None else _replayed(earlier)
+
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
         model = self._model(request)
         self._check(request)
@@ -170,6 +181,7 @@ class Submitter:
                     prompt=prompt if ids is None else None,
                     user_id=request.user_id,
                     metadata=request.metadata,
+                    reply=request.reply,
                 )
             )
         return specs

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from api.response_format import FORMATS
 
 MAX_SHOWN_CHARS = 100
-FORMAT = "response_format"
+FORMAT, NESTED_FORMAT = "response_format", "text.format"
 
 _SHOULD = re.compile(r"^(Input|String|List|Dictionary|Value|Object|URL|Tuple|Set) should ")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
@@ -38,8 +38,9 @@ def explain(
     if not location:
         error = problem.get("ctx", {}).get("error")
         return _about_the_body(problem), getattr(error, "param", None)
-    if location[0] == FORMAT:
-        del location[1:2]  # which of its forms it is; that is no field
+    for path in (FORMAT.split("."), NESTED_FORMAT.split(".")):
+        if location[: len(path)] == path:
+            del location[len(path) : len(path) + 1]  # which of its forms it is; that is no field
     name = printable(_dotted(location))
     if kind == "missing":
         return f"{name} is required.", name

@@ -5,7 +5,7 @@ Knows nothing about HTTP and nothing about Redis commands: a record is a flat ma
 Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
              metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
-             n (where it is to have several choices)
+             n (where it is to have several choices), reply (a route's own, never read here)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
@@ -102,6 +102,7 @@ class JobSpec:
             then the worker that claims the job encodes `prompt` by the same function.
         prompt: The prompt as it came; kept only where `prompt_ids` is None.
         stream_token: Opens this job's stream, and nothing else, without a key.
+        reply: What the route keeps for its answers, packed by itself.
     """
 
     job_id: str
@@ -115,6 +116,7 @@ class JobSpec:
     prompt: Prompt | None = None
     user_id: str | None = None
     metadata: dict[str, str] | None = None
+    reply: str | None = None
 
     def to_fields(self) -> dict[str, str]:
         """The record's fields, without those that the submit script adds."""
@@ -133,11 +135,9 @@ class JobSpec:
             record["prompt_tokens"] = str(len(self.prompt_ids))
         if self.prompt is not None:
             record["prompt"] = self.prompt.pack()
-        if self.user_id is not None:
-            record["user_id"] = self.user_id
-        if self.metadata is not None:
-            record["metadata"] = _dump(self.metadata)
-        return record
+        metadata = None if self.metadata is None else _dump(self.metadata)
+        texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
+        return record | {name: text for name, text in texts.items() if text is not None}
 
 
 def member_ids(group_id: str, count: int) -> list[str]:
@@ -261,6 +261,7 @@ class JobRecord:
     error_message: str | None = None
     cancel_requested: bool = False
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    reply: str | None = None
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -293,6 +294,7 @@ class JobRecord:
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
             prompt_logprobs=_prompt_logprobs(record.get("prompt_logprobs")),
+            reply=record.get("reply"),
         )
 
 
