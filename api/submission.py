@@ -1,15 +1,17 @@
-"""From a checked request to a job in its queue."""
+"""From a checked request to its jobs in their queue."""
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.idempotency import IdempotencyKey
-from api.schemas import DEFAULT_TOP_K, MAX_SEED, GenerateRequest
+from api.job_request import JobRequest
+from api.schemas import MAX_SEED
 from api.tokenizers import Tokenizers
 from common.errors import (
     InvalidRequestError,
@@ -17,15 +19,16 @@ from common.errors import (
     RedisUnavailableError,
     RequestError,
 )
-from common.grammar import GrammarSpec
-from common.job_store import Submissions, Submitted
+from common.job_store import Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
-from common.sampling import SamplingSpec
-from common.schemas import JobSpec, JobStatus, Prompt
+from common.sampling import MAX_CHOICES, SamplingSpec
+from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
 from common.settings import Settings
 
+MAX_PROMPTS = 128
+"""Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
 MEMORY_RETRY_S = 5.0
@@ -40,8 +43,8 @@ _PERHAPS_ACCEPTED_WITH_KEY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A job that was accepted: just now, or by the submission that this one repeats.
+class AcceptedJob:
+    """A job that was accepted.
 
     Attributes:
         stream_token: Opens the job's stream without a key.
@@ -50,6 +53,19 @@ class Accepted:
     job_id: str
     stream_token: str
     status: JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was accepted: just now, or by the submission that this one repeats.
+
+    Attributes:
+        group_id: Of one job alone: its id.
+        jobs: In the order of the prompts.
+    """
+
+    group_id: str
+    jobs: tuple[AcceptedJob, ...]
     answer: Submitted
 
     @property
@@ -79,40 +95,42 @@ class Submitter:
 
     async def submit(
         self,
-        body: GenerateRequest,
+        request: JobRequest,
         key_id: str,
         request_id: str,
-        idempotency_key: IdempotencyKey | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
-        """Check a request against its model, encode its prompt, and put the job in line.
+        """Check a request against its model, encode its prompts, and put the jobs in line.
 
-        Where the idempotency key is that of an earlier submission, there is no new job: the
+        Where the idempotency key is that of an earlier submission, there are no new jobs: the
         answer is that one's.
 
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
-            InvalidRequestError: The prompt is empty or does not fit, `timeout` is too long, a
-                token id is not the model's, or `response_format` cannot be compiled.
+            InvalidRequestError: There are too many prompts, choices or log-probabilities, a prompt
+                is empty or does not fit, the time limit is too long, a token id is not the model's,
+                or the grammar cannot be compiled.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
         """
-        idempotency = None if idempotency_key is None else idempotency_key.of(body)
         try:
             self._check_memory()
-            spec = await self._spec(body, key_id, request_id)
-        except RequestError:
+            specs = await self._specs(request, key_id, request_id)
+        except RequestError as error:
             # What has changed since a request was accepted is no reason to refuse its repeat.
-            if idempotency is None:
-                raise
-            earlier = await self._jobs.replay(key_id, idempotency)
+            earlier = None
+            if idempotency is not None:
+                earlier = await self._jobs.replay(key_id, idempotency)
             if earlier is None:
-                raise
+                raise _named(error, request.params) from None
             return _replayed(earlier)
         try:
-            answer = await self._jobs.submit(spec, idempotency)
+            answer = await self._jobs.submit(
+                *specs, idempotency=idempotency, is_rated=request.is_rated
+            )
         except RedisUnavailableError as error:
             # Redis may have run the script, and only the reply is missing.
             raise RedisUnavailableError(
@@ -121,33 +139,55 @@ class Submitter:
             ) from error
         if answer.replayed is not None:
             return _replayed(answer)
-        return Accepted(spec.job_id, spec.stream_token, JobStatus.QUEUED, answer)
+        jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
+        group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
+        return Accepted(group_id, jobs, answer)
 
-    async def _spec(self, body: GenerateRequest, key_id: str, request_id: str) -> JobSpec:
-        model = self._catalog.resolve(body.model_name).model
-        time_limit_s = self._time_limit_s(body)
-        prompt = _prompt_of(body)
-        grammar = await self._grammar(body, key_id)
+    async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
+        model = self._catalog.resolve(request.model).model
+        self._check(request)
+        if request.sampling.grammar is not None:
+            await self._grammars.check(request.sampling.grammar, key_id)
         card = await self._poller.card(model)
-        ids, max_tokens = None, body.max_tokens
         if card is not None:
-            _check_token_ids(card, body)
-            ids = await self._tokenizers.encode(card, prompt)
-            default = max(self._settings.max_new_tokens, body.min_tokens)
-            max_tokens = fit(card, len(ids), body.max_tokens, default)
-        return JobSpec(
-            job_id=str(uuid.uuid4()),
-            key_id=key_id,
-            model=model,
-            job_class=body.priority,
-            sampling=self._sampling(body, max_tokens, time_limit_s, grammar),
-            stream_token=secrets.token_urlsafe(24),
-            request_id=request_id,
-            prompt_ids=ids,
-            prompt=prompt if ids is None else None,
-            user_id=body.user_id,
-            metadata=body.metadata,
-        )
+            _check_token_ids(card, request.sampling)
+        job_ids = member_ids(str(uuid.uuid4()), len(request.prompts))
+        specs = []
+        for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
+            try:
+                ids, sampling = await self._prepared(card, prompt, request)
+            except InvalidRequestError as error:
+                raise _of_prompt(error, index, len(job_ids)) from None
+            specs.append(
+                JobSpec(
+                    job_id=job_id,
+                    key_id=key_id,
+                    model=model,
+                    job_class=request.job_class,
+                    sampling=sampling,
+                    stream_token=secrets.token_urlsafe(24),
+                    request_id=request_id,
+                    prompt_ids=ids,
+                    prompt=prompt if ids is None else None,
+                    user_id=request.user_id,
+                    metadata=request.metadata,
+                )
+            )
+        return specs
+
+    async def _prepared(
+        self, card: ModelCard | None, prompt: Prompt, request: JobRequest
+    ) -> tuple[tuple[int, ...] | None, SamplingSpec]:
+        """The prompt's ids, None where no worker has announced the model, and its sampling."""
+        sampling = request.sampling
+        if not request.is_seeded:
+            sampling = replace(sampling, seed=secrets.randbelow(MAX_SEED + 1))
+        if card is None:
+            return None, sampling
+        ids = await self._tokenizers.encode(card, prompt)
+        sampling.check_size(len(ids))
+        default = max(self._settings.max_new_tokens, sampling.min_tokens)
+        return ids, sampling.with_max_tokens(fit(card, len(ids), sampling.max_tokens, default))
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet
@@ -159,64 +199,39 @@ class Submitter:
                 retry_after_s=MEMORY_RETRY_S,
             )
 
-    def _time_limit_s(self, body: GenerateRequest) -> float:
+    def _check(self, request: JobRequest) -> None:
+        """What can be said without the model, beyond what the route's schema has said."""
+        sampling, num_prompts = request.sampling, len(request.prompts)
+        if not 1 <= num_prompts <= MAX_PROMPTS:
+            raise InvalidRequestError(
+                f"prompt must hold 1 to {MAX_PROMPTS} prompts; got {num_prompts}.", param="prompt"
+            )
+        if not 1 <= sampling.n <= MAX_CHOICES:
+            raise InvalidRequestError(f"n must be 1 to {MAX_CHOICES}; got {sampling.n}.", param="n")
         limit_s = self._settings.task_time_limit
-        if body.timeout is None:
-            return limit_s
-        if body.timeout > limit_s:
+        if sampling.time_limit_s > limit_s:
             raise InvalidRequestError(
                 f"timeout must be at most TASK_TIME_LIMIT, {limit_s:g} seconds; "
-                f"got {body.timeout:g}.",
+                f"got {sampling.time_limit_s:g}.",
                 param="timeout",
             )
-        return body.timeout
-
-    async def _grammar(self, body: GenerateRequest, key_id: str) -> GrammarSpec | None:
-        grammar = None if body.response_format is None else body.response_format.grammar()
-        if grammar is not None:
-            await self._grammars.check(grammar, key_id)
-        return grammar
-
-    def _sampling(
-        self,
-        body: GenerateRequest,
-        max_tokens: int | None,
-        time_limit_s: float,
-        grammar: GrammarSpec | None,
-    ) -> SamplingSpec:
-        temperature = self._settings.temperature if body.temperature is None else body.temperature
-        top_p = self._settings.top_p if body.top_p is None else body.top_p
-        top_k = body.top_k
-        if body.strategy == "greedy":
-            temperature = 0.0
-        elif body.strategy == "top_k":
-            top_p, top_k = 1.0, top_k or DEFAULT_TOP_K
-        elif body.strategy == "top_p":
-            top_k = 0
-        return SamplingSpec(
-            max_tokens=max_tokens,
-            time_limit_s=time_limit_s,
-            seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=body.min_p,
-            repetition_penalty=body.repetition_penalty,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            stop=tuple(body.stop or ()),
-            ignore_eos=body.ignore_eos,
-            min_tokens=body.min_tokens,
-            grammar=grammar,
-            stop_token_ids=tuple(body.stop_token_ids or ()),
-            logit_bias=tuple(sorted((body.logit_bias or {}).items())),
-            logprobs=body.logprobs,
-        )
+        if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens must be at most max_tokens; got {sampling.min_tokens} and "
+                f"{sampling.max_tokens}.",
+                param="min_tokens",
+            )
+        if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
+            raise InvalidRequestError(
+                "max_tokens must be at least 1; got 0, which goes only with log-probabilities of "
+                "the prompt.",
+                param="max_tokens",
+            )
 
 
-def _check_token_ids(card: ModelCard, body: GenerateRequest) -> None:
-    named = {"stop_token_ids": body.stop_token_ids or (), "logit_bias": body.logit_bias or ()}
-    for name, ids in named.items():
+def _check_token_ids(card: ModelCard, sampling: SamplingSpec) -> None:
+    biased = [token_id for token_id, _ in sampling.logit_bias]
+    for name, ids in {"stop_token_ids": sampling.stop_token_ids, "logit_bias": biased}.items():
         for token_id in ids:
             if token_id >= card.vocab_size:
                 raise InvalidRequestError(
@@ -226,13 +241,25 @@ def _check_token_ids(card: ModelCard, body: GenerateRequest) -> None:
                 )
 
 
+def _of_prompt(error: InvalidRequestError, index: int, count: int) -> InvalidRequestError:
+    """The error of one prompt of several says which."""
+    if count == 1:
+        return error
+    message = f"Prompt {index + 1} of {count}: {error.message}"
+    return type(error)(message, param=error.param)
+
+
+def _named(error: RequestError, params: Mapping[str, str]) -> RequestError:
+    """The error with the field at fault called as the route's clients call it."""
+    if error.param is None or error.param not in params:
+        return error
+    name = params[error.param]
+    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
+    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
+
+
 def _replayed(answer: Submitted) -> Accepted:
-    job = answer.replayed
-    assert job is not None
-    return Accepted(job.job_id, job.stream_token, job.status, answer)
-
-
-def _prompt_of(body: GenerateRequest) -> Prompt:
-    if body.messages is not None:
-        return Prompt(messages=tuple(message.model_dump() for message in body.messages))
-    return Prompt(text=body.prompt, raw=body.raw)
+    earlier = answer.replayed
+    assert earlier is not None
+    jobs = tuple(AcceptedJob(job.job_id, job.stream_token, job.status) for job in earlier.jobs)
+    return Accepted(earlier.group_id, jobs, answer)

@@ -11,7 +11,7 @@ Raises:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
@@ -32,7 +32,7 @@ from common.errors import (
     TaskExpiredError,
     TaskNotFoundError,
 )
-from common.schemas import JobRecord, JobSpec, JobStatus, Outcome
+from common.schemas import JobRecord, JobSpec, JobStatus, Outcome, group_of
 from common.settings import Settings
 
 QUEUE_FULL_RETRY_S = 5.0
@@ -53,8 +53,8 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """The job of an earlier submission, as it stands now, with what its first answer told."""
+class ReplayedJob:
+    """A job of an earlier submission, as it stands now, with what its first answer told."""
 
     job_id: str
     status: JobStatus
@@ -62,14 +62,22 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """An earlier submission: its job, or all jobs of its group in order."""
+
+    group_id: str
+    jobs: tuple[ReplayedJob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
-    """An accepted job.
+    """An accepted submission.
 
     Attributes:
-        queue_position: Its place in line: 1 is next, None where it waits no more.
+        queue_position: Of its first job that waits: 1 is next, None where none waits any more.
         rate_remaining: Submissions that the key has left at once.
         rate_reset_s: Seconds until it has all of them again.
-        replayed: The job that stands for this one, where the submission is a repeat.
+        replayed: What stands for this submission, where it is a repeat.
     """
 
     queue_position: int | None
@@ -91,23 +99,27 @@ class Submissions:
         self._burst = settings.rate_limit_burst
         self._ttls = (settings.result_ttl_s, settings.stream_grace_s)
 
-    async def submit(self, spec: JobSpec, idempotency: Idempotency | None = None) -> Submitted:
-        """Accept a job: after this it is durable and in line.
+    async def submit(
+        self, *specs: JobSpec, idempotency: Idempotency | None = None, is_rated: bool = True
+    ) -> Submitted:
+        """Accept jobs, all or none: after this they are durable and in line.
 
         Args:
-            spec: The job.
-            idempotency: A repeat of an earlier submission is answered with that one's job,
-                whatever the rate and the queue's room; the job of this call does not come to be.
+            specs: One job, or those of a group: of one key, model and class, named by `member_ids`.
+            idempotency: A repeat of an earlier submission is answered with that one's jobs,
+                whatever the rate and the queue's room; those of this call do not come to be.
+            is_rated: Whether this counts, as one submission, toward the key's rate.
 
         Raises:
             RateLimitError: The key is over its rate.
-            QueueFullError: `QUEUE_CAPACITY` jobs are waiting.
+            QueueFullError: With these jobs more than `QUEUE_CAPACITY` would be waiting.
             IdempotencyMismatchError: The idempotency key came with another request.
-            TaskExpiredError: The earlier submission's job was dropped `RESULT_TTL_S` after its end.
+            TaskExpiredError: A job of the earlier submission was dropped `RESULT_TTL_S` after it.
         """
-        record = [part for pair in spec.to_fields().items() for part in pair]
-        job = (spec.job_id, spec.key_id, spec.model, spec.job_class)
-        submitted = await self._submitted(job, idempotency, record)
+        first = specs[0]
+        group_id = first.job_id if len(specs) == 1 else group_of(first.job_id)
+        place = (group_id, first.key_id, first.model, first.job_class)
+        submitted = await self._submitted(place, idempotency, _flat(specs), is_rated)
         assert submitted is not None
         return submitted
 
@@ -116,26 +128,29 @@ class Submissions:
 
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
-            TaskExpiredError: The earlier submission's job was dropped `RESULT_TTL_S` after its end.
+            TaskExpiredError: A job of the earlier submission was dropped `RESULT_TTL_S` after it.
         """
-        return await self._submitted(("", key_id, "", ""), idempotency, [])
+        return await self._submitted(("", key_id, "", ""), idempotency, [], is_rated=False)
 
     async def _submitted(
-        self, job: tuple[str, ...], idempotency: Idempotency | None, record: list[str]
+        self,
+        place: tuple[str, ...],
+        idempotency: Idempotency | None,
+        jobs: list[str],
+        is_rated: bool,
     ) -> Submitted | None:
         same = ("", "") if idempotency is None else astuple(idempotency)
         interval_us = 60_000_000 // self._per_minute
+        limits = (self._capacity, interval_us, self._burst, int(is_rated))
         with translated_errors():
-            answer, *values = await self._submit.acall(
-                self._client, *job, self._capacity, interval_us, self._burst, *same, *record
-            )
+            answer, *values = await self._submit.acall(self._client, *place, *limits, *same, *jobs)
         if answer == "new":
             return None
         if answer not in ("ok", "replay"):
             raise self._refusal(answer, values)
-        place, remaining, reset_us, *earlier = values
-        replayed = Replayed(earlier[0], JobStatus(earlier[1]), earlier[2]) if earlier else None
-        return Submitted(place, int(remaining), int(reset_us) / 1e6, replayed)
+        queue_position, remaining, reset_us, *earlier = values
+        replayed = _replayed(earlier) if earlier else None
+        return Submitted(queue_position, int(remaining), int(reset_us) / 1e6, replayed)
 
     def _refusal(self, answer: str, values: list[Any]) -> RequestError:
         if answer == "mismatch":
@@ -151,8 +166,10 @@ class Submissions:
             )
         if answer == "rate":
             return RateLimitError("Rate limit exceeded", retry_after_s=int(values[0]) / 1e6)
+        size, count = values
+        room = "is full" if count == 1 else f"has no room for {count} more"
         return QueueFullError(
-            f"The queue is full: {values[0]} of {self._capacity} jobs are waiting.",
+            f"The queue {room}: {size} of {self._capacity} jobs are waiting.",
             retry_after_s=QUEUE_FULL_RETRY_S,
         )
 
@@ -208,13 +225,10 @@ class Submissions:
     async def _raise_missing(self, job_id: str, key_id: str) -> None:
         with translated_errors():
             owner = await cast(Any, self._client.get(keys.gone(job_id)))
-        if owner == key_id and not await self._exists(job_id):
+            exists = await cast(Any, self._client.exists(keys.job(job_id)))
+        if owner == key_id and not exists:
             raise TaskExpiredError(f"Task '{job_id}' ended too long ago; its result was dropped.")
         raise _not_found(job_id)
-
-    async def _exists(self, job_id: str) -> bool:
-        with translated_errors():
-            return bool(await cast(Any, self._client.exists(keys.job(job_id))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +295,14 @@ class Claims:
             return None
         return Claim(JobRecord.from_fields(answer[0], pairs(answer[1])), nonce)
 
-    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> int | None:
+    def finish(
+        self, job_id: str, nonce: str, outcome: Outcome, used_ms: int
+    ) -> tuple[int, int] | None:
         """End a job.
 
         Returns:
-            None when it has ended. Else the number of tokens committed of the first choice that
-            Redis does not have whole: append the rest, then repeat.
+            None when it has ended. Else the first choice that Redis does not have whole, and the
+            number of its tokens that are committed: append the rest, then repeat.
 
         Raises:
             FencedError: The job is no longer this claim's.
@@ -301,7 +317,7 @@ class Claims:
             )
         if answer[0] == "fenced":
             raise FencedError(job_id)
-        return None if answer[0] == "ok" else int(answer[2])
+        return None if answer[0] == "ok" else (int(answer[1]), int(answer[2]))
 
     def heartbeat(self, announcement: str, held: Iterable[Holding]) -> Pulse:
         """Announce the worker and renew the leases of what it holds."""
@@ -361,6 +377,22 @@ class Claims:
 
 class FencedError(Exception):
     """The job has ended or belongs to another claim: stop working on it."""
+
+
+def _flat(specs: Sequence[JobSpec]) -> list[str]:
+    """For each job its id, the number of fields, and field, value, ..."""
+    flat: list[str] = []
+    for spec in specs:
+        fields = spec.to_fields()
+        flat += [spec.job_id, str(len(fields)), *(part for pair in fields.items() for part in pair)]
+    return flat
+
+
+def _replayed(earlier: list[str]) -> Replayed:
+    group_id, *parts = earlier
+    triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    jobs = (ReplayedJob(job_id, JobStatus(status), token) for job_id, status, token in triples)
+    return Replayed(group_id, tuple(jobs))
 
 
 def _not_found(job_id: str) -> TaskNotFoundError:

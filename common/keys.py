@@ -10,7 +10,8 @@ baton:models                set     model ids that ever had a job        none
 baton:leases                zset    running job ids by lease end (ms)    none
 baton:claim:<nonce>         string  job id that this claim got           NONCE_TTL_S
 baton:rate:<key id>         string  GCRA arrival time (us)               until it has no effect
-baton:idem:<key id>:<hash>  string  job id and body hash of a submission IDEMPOTENCY_TTL_S
+baton:idem:<key id>:<hash>  string  job id, body hash; of a group its    IDEMPOTENCY_TTL_S
+                                    id, body hash, number of jobs
 baton:permits:<model>       list    Celery's queue: "model has work"     none
 baton:card:<model>          string  model card (JSON)                    none
 baton:tokenizer:<sha256>    string  a tokenizer.json                     none

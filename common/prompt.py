@@ -40,8 +40,11 @@ class PromptEncoder:
         """The token ids of a prompt: through the chat template, except where it is raw.
 
         Raises:
-            InvalidRequestError: The template refuses the messages, or nothing is left to read.
+            InvalidRequestError: The template refuses the messages, nothing is left to read, or a
+                token id is not the model's.
         """
+        if prompt.token_ids is not None:
+            return self._checked(prompt.token_ids)
         if prompt.messages is not None:
             text, is_rendered = self.render(prompt.messages), True
         elif prompt.raw or self._template is None:
@@ -53,6 +56,20 @@ class PromptEncoder:
         if not ids:
             raise InvalidRequestError("The prompt is empty: expected at least one token.")
         return tuple(ids)
+
+    def _checked(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        if not token_ids:
+            raise InvalidRequestError(
+                "The prompt is empty: expected at least one token.", param="prompt"
+            )
+        for token_id in (min(token_ids), max(token_ids)):
+            if not 0 <= token_id < self.card.vocab_size:
+                raise InvalidRequestError(
+                    f"prompt must hold tokens of '{self.card.model}', from 0 to "
+                    f"{self.card.vocab_size - 1}; got {token_id}.",
+                    param="prompt",
+                )
+        return token_ids
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text that the model's template makes of chat messages, ready for the answer.
@@ -83,14 +100,14 @@ def fit(card: ModelCard, num_prompt: int, max_tokens: int | None, default: int) 
     Args:
         card: The model.
         num_prompt: Tokens of the prompt.
-        max_tokens: As the client asked for, or None.
+        max_tokens: As the client asked for, or None; 0 where only the prompt is read.
         default: Where the client did not ask; cut to what the context still holds.
 
     Raises:
         ContextLengthError: The prompt, or the prompt and `max_tokens`, do not fit.
     """
     room = card.context_length - num_prompt
-    if room < 1:
+    if room < (0 if max_tokens == 0 else 1):
         raise ContextLengthError(
             f"The prompt has {num_prompt} tokens; the context length of '{card.model}' is "
             f"{card.context_length}, and at least one token has to be generated.",

@@ -6,7 +6,13 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
+from common.errors import InvalidRequestError
 from common.grammar import GrammarSpec
+
+MAX_CHOICES = 128
+"""Choices of one job; the engine takes no more."""
+MAX_PROMPT_LOGPROBS = 65_536
+"""Log-probabilities of one prompt: they take room in its record, about 20 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +20,9 @@ class SamplingSpec:
     """How the tokens of a job are drawn; checked by the gateway, obeyed by the engine.
 
     Attributes:
-        max_tokens: Tokens to generate at most; None where the prompt was not counted yet: the
-            default, cut to what the context still holds.
+        max_tokens: Tokens to generate at most for each choice; None where the prompt was not
+            counted yet: the default, cut to what the context still holds. 0 only with
+            `prompt_logprobs`: the prompt is scored, and nothing generated.
         temperature: 0 (greedy) to 2.
         top_p: Nucleus mass, 0 to 1; 0 is greedy.
         top_k: Likeliest tokens to keep; 0 keeps all.
@@ -28,6 +35,8 @@ class SamplingSpec:
         seed: Decides every draw together with the choice and the position.
         time_limit_s: Seconds of execution after which the job expires.
         grammar: What the completion has to look like; None: anything.
+        n: Choices of the job, 1 to `MAX_CHOICES`: sequences that differ in their draws alone.
+        prompt_logprobs: What `logprobs` is, for the tokens of the prompt.
     """
 
     max_tokens: int | None
@@ -47,10 +56,29 @@ class SamplingSpec:
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    n: int = 1
+    prompt_logprobs: int | None = None
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same, with the number of tokens decided."""
         return replace(self, max_tokens=max_tokens)
+
+    def check_size(self, num_prompt: int) -> None:
+        """Check that the log-probabilities of a prompt of so many tokens are not too many.
+
+        Raises:
+            InvalidRequestError: They are more than `MAX_PROMPT_LOGPROBS`.
+        """
+        if self.prompt_logprobs is None:
+            return
+        size = num_prompt * (1 + self.prompt_logprobs)
+        if size > MAX_PROMPT_LOGPROBS:
+            raise InvalidRequestError(
+                f"The prompt has {num_prompt} tokens, and prompt_logprobs asks for "
+                f"{1 + self.prompt_logprobs} log-probabilities of each: {size} together, but at "
+                f"most {MAX_PROMPT_LOGPROBS} are told.",
+                param="prompt_logprobs",
+            )
 
     def pack(self) -> str:
         """JSON; values at their default are left out."""

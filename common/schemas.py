@@ -5,16 +5,19 @@ Knows nothing about HTTP and nothing about Redis commands: a record is a flat ma
 Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
              metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
+             n (where it is to have several choices)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
-    append   pos:<choice> (tokens committed) eid used_ms first_token_ms; past `suspect`, that
-             goes and crashes=0
+    append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
+             that goes and crashes=0
     cancel   cancel=1 while it runs
     requeue  requeued_ms; nonce goes
-    crash    crashes+1 suspect: the tokens that it has to pass, for its worker died while it ran
+    crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
+             worker died while it ran
     restart  pos:<choice> goes: what was committed is void
-    end      ended_ms result finish timings error_type error_message prompt_tokens; nonce goes
+    end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
+             (where asked for); nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -54,17 +57,19 @@ JOB_CLASSES: tuple[JobClass, ...] = ("high", "normal", "low")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a client sent to be continued: a text or chat messages.
+    """What a client sent to be continued: a text, chat messages or token ids.
 
     Attributes:
         text: The text, where no messages were sent.
         messages: The chat messages, where no text was sent.
         raw: The text goes to the model as it is, without its chat template.
+        token_ids: The prompt as tokens, in place of either; the model reads them as they are.
     """
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
     raw: bool = False
+    token_ids: tuple[int, ...] | None = None
 
     def pack(self) -> str:
         """JSON."""
@@ -74,8 +79,9 @@ class Prompt:
     def unpack(cls, packed: str) -> Self:
         """The inverse of `pack`."""
         values = json.loads(packed)
-        messages = values["messages"]
-        values["messages"] = None if messages is None else tuple(messages)
+        for name in ("messages", "token_ids"):
+            listed = values.get(name)
+            values[name] = None if listed is None else tuple(listed)
         return cls(**values)
 
 
@@ -112,6 +118,8 @@ class JobSpec:
             "stream_token": self.stream_token,
             "request_id": self.request_id,
         }
+        if self.sampling.n > 1:
+            record["n"] = str(self.sampling.n)
         if self.prompt_ids is not None:
             record["prompt_ids"] = _dump(self.prompt_ids)
             record["prompt_tokens"] = str(len(self.prompt_ids))
@@ -122,6 +130,16 @@ class JobSpec:
         if self.metadata is not None:
             record["metadata"] = _dump(self.metadata)
         return record
+
+
+def member_ids(group_id: str, count: int) -> list[str]:
+    """The ids of a group's jobs, in order; one job alone has the group's own id."""
+    return [group_id] if count == 1 else [f"{group_id}-{index}" for index in range(count)]
+
+
+def group_of(job_id: str) -> str:
+    """The id of the group that a member's id names."""
+    return job_id.rpartition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +183,8 @@ class Outcome:
         status: A final status.
         choices: What was generated, complete: every committed token and the text held back.
         tails: For each choice, text that belongs to no event yet; it rides in the last one.
+        prompt_logprobs: One for each token of the prompt, None for the first, where they were asked
+            for, else none.
     """
 
     status: JobStatus
@@ -174,6 +194,7 @@ class Outcome:
     timings: EngineTimings = field(default_factory=EngineTimings)
     error_type: str | None = None
     error_message: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -187,6 +208,9 @@ class Outcome:
         }
         if self.choices:
             record["result"] = _dump([choice.pack() for choice in self.choices])
+        if self.prompt_logprobs:
+            listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
+            record["prompt_logprobs"] = _dump(listed)
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
@@ -195,7 +219,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as it stands in Redis; times in milliseconds of Redis's clock, None where not yet."""
+    """A job as it stands in Redis; times in milliseconds of Redis's clock, None where not yet.
+
+    Attributes:
+        completion_tokens: Committed, of all choices together.
+        prompt_logprobs: As in `Outcome`; none before the end.
+    """
 
     job_id: str
     status: JobStatus
@@ -223,6 +252,7 @@ class JobRecord:
     error_type: str | None = None
     error_message: str | None = None
     cancel_requested: bool = False
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -239,7 +269,7 @@ class JobRecord:
             created_ms=int(record["created_ms"]),
             attempts=int(record["attempts"]),
             last_eid=int(record["eid"]),
-            completion_tokens=int(record.get("pos:0", 0)),
+            completion_tokens=sum(int(v) for k, v in record.items() if k.startswith("pos:")),
             used_ms=int(record.get("used_ms", 0)),
             prompt_tokens=_int(record.get("prompt_tokens")),
             prompt_ids=_ids(record.get("prompt_ids")),
@@ -254,6 +284,7 @@ class JobRecord:
             error_type=record.get("error_type"),
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
+            prompt_logprobs=_prompt_logprobs(record.get("prompt_logprobs")),
         )
 
 
@@ -347,6 +378,11 @@ def _choices(packed: str | None) -> tuple[ChoiceResult, ...]:
         )
         for choice in json.loads(packed)
     )
+
+
+def _prompt_logprobs(packed: str | None) -> tuple[TokenLogprobs | None, ...]:
+    listed = () if packed is None else json.loads(packed)
+    return tuple(None if each is None else TokenLogprobs.unpack(each) for each in listed)
 
 
 def _packed_logprobs(name: str, logprobs: tuple[TokenLogprobs, ...]) -> dict[str, Any]:

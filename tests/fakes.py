@@ -57,8 +57,8 @@ def fake_card(
 class FakeBackend:
     """Generates the tokens 0, 1, 2, ... with the texts `0 `, `1 `, `2 `, ... up to `max_tokens`.
 
-    The test decides the pace: `step()` lets every running job have one more token. An abort takes
-    effect at once.
+    Of choice 1 they are 100, 101, ..., of choice 2 200, 201, ... The test decides the pace:
+    `step()` lets everything that runs have one more token. An abort takes effect at once.
     """
 
     def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
@@ -67,7 +67,7 @@ class FakeBackend:
         self.aborted: queue.Queue[str] = queue.Queue()
         self.step_s = 0.0
         self.device = "cpu"
-        self._jobs: dict[str, tuple[BackendJob, int]] = {}
+        self._jobs: dict[tuple[str, int], tuple[BackendJob, int]] = {}
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
@@ -81,12 +81,16 @@ class FakeBackend:
         return "".join(f"{token} " for token in job.committed_ids)
 
     def submit(self, job: BackendJob) -> None:
-        self._jobs[job.run_id] = (job, len(job.committed_ids))
+        position = len(job.committed_ids)
+        if position == job.sampling.max_tokens:
+            self._commands.put(lambda: [_ended(job, position, _COMPLETED)])
+        else:
+            self._jobs[job.run_id, job.choice] = (job, position)
         self.submitted.put(job)
 
     def abort(self, run_id: str) -> None:
         self.aborted.put(run_id)
-        self._commands.put(lambda: self._cancel(run_id))
+        self._commands.put(lambda: self._end_all(run_id, _CANCELLED))
 
     def wake(self) -> None:
         self._commands.put(list)
@@ -97,26 +101,60 @@ class FakeBackend:
     def stats(self) -> EngineStats | None:
         return EngineStats(len(self._jobs), 0, 0, 0, 0)
 
-    def step(self, tokens: int = 1) -> None:
-        """Give every running job its next tokens, one delta each."""
+    def step(self, tokens: int = 1, choice: int | None = None) -> None:
+        """Give all that runs, or one choice of each job, the next tokens, one delta each."""
         for _ in range(tokens):
-            self._commands.put(lambda: [self._next(i) for i in list(self._jobs)])
+            self._commands.put(
+                lambda: [self._next(name) for name in list(self._jobs) if choice in (None, name[1])]
+            )
 
-    def _next(self, run_id: str) -> Delta:
-        job, position = self._jobs.pop(run_id)
+    def end(self, choice: int, end: BackendEnd) -> None:
+        """End one choice of each job, without another token."""
+        self._commands.put(
+            lambda: [self._end(name, end) for name in list(self._jobs) if name[1] == choice]
+        )
+
+    def _next(self, name: tuple[str, int]) -> Delta:
+        job, position = self._jobs.pop(name)
         is_last = position + 1 == job.sampling.max_tokens
         if not is_last:
-            self._jobs[run_id] = (job, position + 1)
-        end = BackendEnd(JobStatus.COMPLETED, "length", tail="end") if is_last else None
-        logprobs = _logprobs(position, job.sampling.logprobs)
-        return Delta(run_id, position, (position,), (f"{position} ",), 0.5, end, logprobs)
+            self._jobs[name] = (job, position + 1)
+        token_id = 100 * job.choice + position
+        return Delta(
+            job.run_id,
+            position,
+            (token_id,),
+            (f"{token_id} ",),
+            0.5,
+            _COMPLETED if is_last else None,
+            _logprobs(position, job.sampling.logprobs),
+            job.choice,
+            _prompt_logprobs(job),
+        )
 
-    def _cancel(self, run_id: str) -> list[Delta]:
-        if run_id not in self._jobs:
-            return []
-        _, position = self._jobs.pop(run_id)
-        end = BackendEnd(JobStatus.CANCELLED, "cancelled")
-        return [Delta(run_id, position, (), (), 0.5, end)]
+    def _end_all(self, run_id: str, end: BackendEnd) -> list[Delta]:
+        return [self._end(name, end) for name in list(self._jobs) if name[0] == run_id]
+
+    def _end(self, name: tuple[str, int], end: BackendEnd) -> Delta:
+        job, position = self._jobs.pop(name)
+        return _ended(job, position, end)
+
+
+_COMPLETED = BackendEnd(JobStatus.COMPLETED, "length", tail="end")
+_CANCELLED = BackendEnd(JobStatus.CANCELLED, "cancelled")
+
+
+def _ended(job: BackendJob, position: int, end: BackendEnd) -> Delta:
+    prompt_logprobs = _prompt_logprobs(job)
+    return Delta(job.run_id, position, (), (), 0.5, end, (), job.choice, prompt_logprobs)
+
+
+def _prompt_logprobs(job: BackendJob) -> tuple[TokenLogprobs, ...]:
+    """As those of generated tokens, of the prompt's tokens 1, 2, 3, ..."""
+    if job.choice or job.sampling.prompt_logprobs is None:
+        return ()
+    positions = range(1, len(job.prompt_ids))
+    return tuple(each for i in positions for each in _logprobs(i, job.sampling.prompt_logprobs))
 
 
 def _logprobs(position: int, num_top: int | None) -> tuple[TokenLogprobs, ...]:

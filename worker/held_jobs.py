@@ -12,8 +12,10 @@ import time
 from typing import Literal
 
 from common.job_store import Claim, Holding
-from common.schemas import ChoiceResult, Outcome, TokenEvent
+from common.schemas import EngineTimings, JobStatus, Outcome, TokenEvent
+from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
+from worker.held_choice import HeldChoice
 
 Fate = Literal["ended", "lost", "released"]
 
@@ -24,11 +26,14 @@ class HeldJob:
     Args:
         claim: What Redis gave.
         prompt_ids: The prompt's token ids.
-        committed: The token events of earlier attempts, in order.
-        max_tokens: Tokens to generate, those of earlier attempts counted.
+        committed: The token events of earlier attempts, in order, of all choices.
+        max_tokens: Tokens to generate for each choice, those of earlier attempts counted.
 
     Attributes:
+        choices: The output of each, in order.
         done: Set when the job has left this worker; then `fate` says how.
+        outcome: How the job ended; None until every choice has.
+        used_ms: Execution time: of choices that run side by side it is the longest, not the sum.
     """
 
     def __init__(
@@ -45,11 +50,13 @@ class HeldJob:
         self.fate: Fate | None = None
         self.outcome: Outcome | None = None
         self.used_ms = claim.record.used_ms
-        self._token_ids = [token for event in committed for token in event.token_ids]
-        self._texts = [text for event in committed for text in event.texts]
-        # As many as tokens, or none.
-        self._logprobs = [each for event in committed for each in event.logprobs]
-        self._num_committed = len(self._token_ids)
+        self.choices = [
+            HeldChoice(index, [event for event in committed if event.choice == index])
+            for index in range(claim.record.sampling.n)
+        ]
+        # The first choice that has not come to its own end: it decides how the job ends.
+        self._breach: BackendEnd | None = None
+        self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self._pace_since: tuple[float, int] | None = None  # of the first output here: when, tokens
 
     @property
@@ -63,14 +70,19 @@ class HeldJob:
         return self.claim.nonce
 
     @property
-    def committed_ids(self) -> tuple[int, ...]:
-        """Tokens that Redis has."""
-        return tuple(self._token_ids[: self._num_committed])
+    def num_committed(self) -> int:
+        """Tokens that Redis has, of all choices together."""
+        return sum(choice.num_committed for choice in self.choices)
 
     @property
-    def committed_text(self) -> str:
-        """The text of the tokens that Redis has."""
-        return "".join(self._texts[: self._num_committed])
+    def unsent(self) -> list[TokenEvent]:
+        """The tokens that Redis does not have yet, one event for each choice that has any."""
+        return [choice.unsent for choice in self.choices if choice.has_unsent]
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether a choice has failed, run out of time or been cancelled, and others still run."""
+        return self._breach is not None and self.outcome is None
 
     def remaining_s(self, now: float) -> float:
         """Seconds until its end at its pace so far, at most; infinite where there is no pace yet.
@@ -81,65 +93,64 @@ class HeldJob:
         if self.outcome is not None:
             return 0.0
         began, num_before = self._pace_since or (now, 0)
-        num_since = len(self._token_ids) - num_before
+        num_since = self._num_tokens - num_before
         if self._pace_since is None or num_since < 1:
             return math.inf
-        return (self.max_tokens - len(self._token_ids)) * (now - began) / num_since
-
-    @property
-    def has_sent_tokens(self) -> bool:
-        """Whether any token is in Redis: the first one is in a hurry."""
-        return self._num_committed > 0
-
-    @property
-    def unsent(self) -> TokenEvent | None:
-        """The tokens that Redis does not have yet, as one event."""
-        start = self._num_committed
-        if start == len(self._token_ids):
-            return None
-        return TokenEvent(
-            start,
-            tuple(self._token_ids[start:]),
-            tuple(self._texts[start:]),
-            logprobs=tuple(self._logprobs[start:]),
-        )
+        running = [choice for choice in self.choices if choice.end is None]
+        num_left = sum(self.max_tokens - choice.num_tokens for choice in running)
+        return num_left * (now - began) / num_since
 
     def add(self, delta: Delta) -> None:
         """Take new output of the engine."""
-        assert delta.position == len(self._token_ids), "the engine skipped or repeated a token"
-        self._token_ids += delta.token_ids
-        self._texts += delta.texts
-        self._logprobs += delta.logprobs
-        self.used_ms = int(delta.used_s * 1000)
+        self.choices[delta.choice].add(delta)
+        self.used_ms = max(self.used_ms, int(delta.used_s * 1000))
+        self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         if self._pace_since is None:
-            self._pace_since = time.monotonic(), len(self._token_ids)
-        if delta.end is not None:
-            self.outcome = self._outcome(delta.end)
-
-    def mark_committed(self, count: int) -> None:
-        """Note how many tokens Redis has."""
-        self._num_committed = min(count, len(self._token_ids))
+            self._pace_since = time.monotonic(), self._num_tokens
+        if delta.end is None:
+            return
+        if self._breach is None and delta.end.status is not JobStatus.COMPLETED:
+            self._breach = delta.end
+        ends = [choice.end for choice in self.choices if choice.end is not None]
+        if len(ends) == len(self.choices):
+            self.outcome = self._outcome(ends)
 
     def close(self, fate: Fate) -> None:
         """Let go of the job and wake the task that waits for it."""
         self.fate = fate
         self.done.set()
 
-    def _outcome(self, end: BackendEnd) -> Outcome:
-        text = "".join(self._texts) + end.tail
-        has_output = bool(self._token_ids) or end.error_type is None
-        choice = ChoiceResult(
-            text, tuple(self._token_ids), end.finish_reason, tuple(self._logprobs)
-        )
+    @property
+    def _num_tokens(self) -> int:
+        return sum(choice.num_tokens for choice in self.choices)
+
+    def _outcome(self, ends: list[BackendEnd]) -> Outcome:
+        decisive = self._breach or ends[0]
+        has_output = self._num_tokens > 0 or decisive.error_type is None
+        results = [
+            # Those that were called off ended for the same reason as the one that did it.
+            choice.result(
+                (end if end.status is not JobStatus.CANCELLED else decisive).finish_reason
+            )
+            for choice, end in zip(self.choices, ends, strict=True)
+        ]
         return Outcome(
-            status=end.status,
-            choices=(choice,) if has_output else (),
-            tails=(end.tail,),
+            status=decisive.status,
+            choices=tuple(results) if has_output else (),
+            tails=tuple(end.tail for end in ends),
             prompt_tokens=len(self.prompt_ids),
-            timings=end.timings,
-            error_type=end.error_type,
-            error_message=end.error_message,
+            timings=_timings(ends),
+            error_type=decisive.error_type,
+            error_message=decisive.error_message,
+            prompt_logprobs=self._whole_prompt_logprobs(),
         )
+
+    def _whole_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]:
+        """With one for the first token too, of which there is nothing to tell."""
+        is_told = len(self._prompt_logprobs) == len(self.prompt_ids) - 1
+        if self.claim.record.sampling.prompt_logprobs is None or not is_told:
+            return ()
+        return (None, *self._prompt_logprobs)
 
 
 class HeldJobs:
@@ -186,3 +197,14 @@ class HeldJobs:
                 return
             del self._jobs[job.run_id]
         job.close(fate)
+
+
+def _timings(ends: list[BackendEnd]) -> EngineTimings:
+    """Of choices that run side by side the longest count, and what was cached before all."""
+    every = [end.timings for end in ends]
+    return EngineTimings(
+        prefill_s=max(timings.prefill_s for timings in every),
+        decode_s=max(timings.decode_s for timings in every),
+        batch_size=max(timings.batch_size for timings in every),
+        cached_tokens=min(timings.cached_tokens for timings in every),
+    )

@@ -15,6 +15,7 @@ from common.fleet import FleetWriter
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
 from worker.backends.base import Backend, BackendJob
+from worker.held_choice import HeldChoice
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.publisher import Publisher
 
@@ -96,14 +97,17 @@ class EngineHost:
 
         They do not where the tokenizer or the stop rules differ; then they must not be continued.
         """
-        if not job.committed_ids:
-            return True
-        return self._backend.text_of_committed(_backend_job(job)) == job.committed_text
+        return all(
+            self._backend.text_of_committed(_backend_job(job, choice)) == choice.committed_text
+            for choice in job.choices
+            if choice.committed_ids
+        )
 
     def submit(self, job: HeldJob) -> None:
         """Run a job that is not held yet; its output goes to the publisher."""
         self._held.add(job)
-        self._backend.submit(_backend_job(job))
+        for choice in job.choices:
+            self._backend.submit(_backend_job(job, choice))
         if self._held.get(job.run_id) is not job:  # lost before the backend knew of it
             self.abort(job)
 
@@ -112,15 +116,16 @@ class EngineHost:
         self._backend.abort(job.run_id)
 
 
-def _backend_job(job: HeldJob) -> BackendJob:
+def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
     record = job.claim.record
     return BackendJob(
         run_id=job.run_id,
         prompt_ids=job.prompt_ids,
         sampling=record.sampling.with_max_tokens(job.max_tokens),
         job_class=record.job_class,
-        committed_ids=job.committed_ids,
+        committed_ids=choice.committed_ids,
         used_s=record.used_ms / 1000,
+        choice=choice.index,
     )
 
 

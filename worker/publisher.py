@@ -1,9 +1,9 @@
 """The one thread that writes output to Redis: one pipelined write for all jobs at a time.
 
-A job's first token and its end go out at once; other tokens wait until the last write is
-`COALESCE_S` old. When Redis is away the output stays in the held jobs, generation goes on, and
-what is missing is sent when Redis is back: appends are accepted by position only, so nothing is
-lost or doubled.
+The first token of each choice and a job's end go out at once; other tokens wait until the last
+write is `COALESCE_S` old. When Redis is away the output stays in the held jobs, generation goes
+on, and what is missing is sent when Redis is back: appends are accepted by position only, so
+nothing is lost or doubled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Publisher:
     """Sends what the engine delivers.
 
     Args:
-        abort: Called with the id of a run that Redis takes no more from, or that was cancelled.
+        abort: Called with the id of a run that Redis takes no more from, that was cancelled, or of
+            which a choice has failed or run out of time.
         on_end: Called once for each job that this worker has ended.
     """
 
@@ -69,6 +70,7 @@ class Publisher:
 
     def deliver(self, deltas: Sequence[Delta]) -> None:
         """Take new output from the engine's thread. Never blocks on Redis."""
+        doomed: set[str] = set()
         with self._changed:
             for delta in deltas:
                 job = self._held.get(delta.run_id)
@@ -76,8 +78,14 @@ class Publisher:
                     continue
                 job.add(delta)
                 self._dirty[job.run_id] = job
-                self._is_urgent |= job.outcome is not None or not job.has_sent_tokens
+                is_first = job.choices[delta.choice].num_committed == 0
+                self._is_urgent |= is_first or job.outcome is not None
+                if job.is_doomed:
+                    # Each time: a choice may have been submitted after the last one.
+                    doomed.add(job.run_id)
             self._changed.notify()
+        for run_id in doomed:
+            self._abort(run_id)
 
     def _run(self) -> None:
         while self._wait_for_work():
@@ -128,41 +136,42 @@ class Publisher:
         batch = self._unsent(jobs)
         if batch:
             answers = self._events.append([append for _, append in batch])
-            for (job, _), answer in zip(batch, answers, strict=True):
-                self._settle(job, answer)
+            for (job, append), answer in zip(batch, answers, strict=True):
+                self._settle(job, append.event.choice, answer)
         for job in jobs:
             if job.outcome is not None and not job.done.is_set():
                 self._end(job, job.outcome)
 
     def _unsent(self, jobs: Sequence[HeldJob]) -> list[tuple[HeldJob, Append]]:
         with self._changed:
-            found = [(job, job.unsent) for job in jobs if not job.done.is_set()]
             return [
                 (job, Append(job.job_id, job.claim.nonce, event, job.used_ms))
-                for job, event in found
-                if event is not None
+                for job in jobs
+                if not job.done.is_set()
+                for event in job.unsent
             ]
 
-    def _settle(self, job: HeldJob, answer: Appended) -> None:
+    def _settle(self, job: HeldJob, choice: int, answer: Appended) -> None:
         if answer.fenced:
             self._lose(job)
             return
         with self._changed:
-            job.mark_committed(answer.committed)
-            if job.unsent is not None:
+            job.choices[choice].mark_committed(answer.committed)
+            if job.choices[choice].has_unsent:
                 self._dirty[job.run_id] = job
         if answer.cancelled:
             self._abort(job.run_id)
 
     def _end(self, job: HeldJob, outcome: Outcome) -> None:
         try:
-            missing_from = self._claims.finish(job.job_id, job.claim.nonce, outcome, job.used_ms)
+            missing = self._claims.finish(job.job_id, job.claim.nonce, outcome, job.used_ms)
         except FencedError:
             self._lose(job)
             return
-        if missing_from is not None:
+        if missing is not None:
+            choice, committed = missing
             with self._changed:
-                job.mark_committed(missing_from)
+                job.choices[choice].mark_committed(committed)
                 self._dirty[job.run_id] = job
             return
         self._held.drop(job, "ended")

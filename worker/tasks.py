@@ -149,7 +149,7 @@ class JobRunner:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
         job = HeldJob(claim, prompt_ids, committed, max_tokens)
-        if len(job.committed_ids) != record.completion_tokens or not self._host.can_continue(job):
+        if job.num_committed != record.completion_tokens or not self._host.can_continue(job):
             log.warning("What was generated cannot be continued here; starting from nothing")
             try:
                 self._patiently(lambda: self._claims.restart(record.job_id, claim.nonce))
@@ -174,6 +174,7 @@ class JobRunner:
         if prompt_ids is None:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
         sampling = record.sampling
+        sampling.check_size(len(prompt_ids))
         default = max(self._default_max_tokens, sampling.min_tokens)
         return prompt_ids, fit(encoder.card, len(prompt_ids), sampling.max_tokens, default)
 

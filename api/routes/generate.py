@@ -11,6 +11,7 @@ from api.answers import GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import REPLAYED, IdempotencyKeyHeader
+from api.job_request import generate_request
 from api.job_views import result_view, status_message
 from api.limits import rate_headers
 from api.prefer import wait_of
@@ -63,29 +64,31 @@ async def generate(
     wait_s = wait_of(request.headers.getlist("prefer"))
     try:
         accepted = await gateway.submitter.submit(
-            body, key_id, request.state.request_id, idempotency_key
+            generate_request(body, gateway.settings),
+            key_id,
+            request.state.request_id,
+            None if idempotency_key is None else idempotency_key.of(body),
         )
     except RateLimitError as error:
         request.state.rate = gateway.limits.refused(error)
         raise
-    request.state.task_id = accepted.job_id
+    [job] = accepted.jobs
+    request.state.task_id = job.job_id
     request.state.rate = gateway.limits.submitted(accepted.answer)
     headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
     if wait_s is not None:
-        result = await _result_within(gateway, accepted, wait_s)
+        result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:
             return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
     return _accepted(request, accepted, headers)
 
 
-async def _result_within(
-    gateway: Gateway, accepted: Accepted, wait_s: float
-) -> dict[str, object] | None:
+async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
     """The result, or None where it is not there in time or Redis is away: the task goes on."""
-    if not await gateway.watcher.wait_for_end(accepted.job_id, wait_s):
+    if not await gateway.watcher.wait_for_end(job_id, wait_s):
         return None
     try:
-        record = await gateway.jobs.find(accepted.job_id)
+        record = await gateway.jobs.find(job_id)
     except RedisUnavailableError:
         return None
     return None if record is None or not record.status.is_final else result_view(record)
@@ -95,7 +98,8 @@ def _accepted(
     request: Request, accepted: Accepted, more_headers: Mapping[str, str]
 ) -> JSONResponse:
     base = str(request.base_url).rstrip("/")
-    task_id, status = accepted.job_id, accepted.status
+    [job] = accepted.jobs
+    task_id, status = job.job_id, job.status
     status_url = f"{base}/status/{task_id}"
     body = {
         "status": status,
@@ -103,7 +107,7 @@ def _accepted(
         "message": MESSAGE if status is JobStatus.QUEUED else status_message(status),
         "status_url": status_url,
         "result_url": f"{base}/result/{task_id}",
-        "stream_url": f"{base}/stream/{task_id}?token={accepted.stream_token}",
+        "stream_url": f"{base}/stream/{task_id}?token={job.stream_token}",
         "cancel_url": f"{base}/tasks/{task_id}/cancel",
         "queue_position": accepted.answer.queue_position,
     }

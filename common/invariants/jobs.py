@@ -17,7 +17,7 @@ from common.schemas import JOB_CLASSES, JobStatus
 from common.settings import Settings
 
 COUNTS = ("eid", "attempts", "crashes", "created_ms")
-REQUIRED = frozenset(FIELDS) - {"nonce", "cancel", "suspect"}
+REQUIRED = frozenset(FIELDS) - {"nonce", "cancel", "suspect", "n"}
 
 
 def look_at_jobs(
@@ -60,7 +60,7 @@ def _record_problems(job: JobSnapshot) -> Iterator[Problem]:
         yield Kind.BAD_RECORD, "a known status", repr(record["status"])
     if record["class"] not in JOB_CLASSES:
         yield Kind.BAD_RECORD, "a known class", repr(record["class"])
-    counts = {name: record[name] for name in COUNTS} | job.positions
+    counts = {name: record[name] for name in COUNTS} | job.positions | {"n": record.get("n", "1")}
     for name, value in counts.items():
         if not (value.isascii() and value.isdigit()):
             yield Kind.BAD_RECORD, f"a number from 0 in {name}", repr(value)

@@ -15,7 +15,7 @@ from typing import Any
 from common import keys
 from common.connection import SyncRedis, translated_errors
 from common.invariants.findings import Kind, Violation
-from common.invariants.snapshots import is_wrong_type
+from common.invariants.snapshots import MOST_FIELDS, POSITION, is_wrong_type
 from common.permits import PERMIT_CAP
 from common.reaping import LIMIT, PERIOD_S
 from common.schemas import JOB_CLASSES
@@ -132,10 +132,12 @@ def _num_claimable(client: SyncRedis, job_ids: Iterable[str]) -> int:
     with translated_errors():
         pipe: Any = client.pipeline(transaction=False)
         for job_id in job_ids:
-            pipe.hmget(keys.job(job_id), "status", "suspect", "pos:0")
+            pipe.hmget(keys.job(job_id), "status", "suspect")
+            pipe.hscan(keys.job(job_id), 0, match=f"{POSITION}*", count=MOST_FIELDS)
         answers = pipe.execute(raise_on_error=False)
-    records = [answer for answer in answers if not is_wrong_type(answer)]
-    return sum(record == ["queued", None, None] for record in records)
+    records = zip(answers[::2], answers[1::2], strict=True)
+    whole = [record for record in records if not any([is_wrong_type(part) for part in record])]
+    return sum(fields == ["queued", None] and not positions for fields, (_, positions) in whole)
 
 
 def _violation(model: str, missing: int) -> Violation:

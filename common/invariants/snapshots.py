@@ -20,9 +20,10 @@ NO_TTL = -1
 POSITION = "pos:"
 FIELDS = (
     *("status", "key", "model", "class", "tag", "eid", "attempts", "crashes", "created_ms"),
-    *("params", "stream_token", "request_id", "nonce", "cancel", "suspect"),
+    *("params", "stream_token", "request_id", "nonce", "cancel", "suspect", "n"),
 )
-_MOST_FIELDS = 1000
+MOST_FIELDS = 1000
+"""A scan's step: a record has far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,7 @@ def _lines(client: SyncRedis, job_ids: Sequence[str]) -> list[str]:
 def _ask(pipe: Any, job_id: str, line: str) -> None:
     job, events = keys.job(job_id), keys.events(job_id)
     pipe.hmget(job, *FIELDS)
-    # One step: a record has far fewer fields.
-    pipe.hscan(job, 0, match=f"{POSITION}*", count=_MOST_FIELDS)
+    pipe.hscan(job, 0, match=f"{POSITION}*", count=MOST_FIELDS)
     for key in (job, events, keys.gone(job_id)):
         pipe.pttl(key)
     pipe.xlen(events)

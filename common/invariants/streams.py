@@ -112,6 +112,10 @@ class Replay:
             self._note(Kind.EVENT_IDS, expected, f"{job.num_events} events")
         if eid > 0 and job.last_entry != f"{eid}-0":
             self._note(Kind.EVENT_IDS, expected, f"{job.last_entry} as the last one")
+        num_choices = int(job.record.get("n", 1))
+        beyond = max(self._ids, default=0)
+        if beyond >= num_choices:
+            self._note(Kind.POSITIONS, f"{num_choices} choices", f"tokens of choice {beyond}")
         counted = {choice: int(count) for choice, count in job.positions.items()}
         committed = {str(choice): len(ids) for choice, ids in self._ids.items()}
         for choice in sorted(counted.keys() | committed.keys()):
@@ -132,8 +136,9 @@ class Replay:
         """Compare with the result of an ended job."""
         if packed is None:
             # A job that failed before its first token has none.
-            if self._ids.get(0):
-                self._note(Kind.RESULT, f"a result of {len(self._ids[0])} tokens", "none")
+            num_tokens = sum(len(ids) for ids in self._ids.values())
+            if num_tokens:
+                self._note(Kind.RESULT, f"a result of {num_tokens} tokens", "none")
             return
         try:
             choices = [
@@ -147,6 +152,11 @@ class Replay:
         except (ValueError, KeyError, TypeError):
             self._note(Kind.RESULT, "a list of choices", "something else")
             return
+        missing = sorted(choice for choice in self._ids if choice >= len(choices))
+        if missing:
+            self._note(
+                Kind.RESULT, f"choice {missing[0]}, as in the stream", f"{len(choices)} choices"
+            )
         for choice, (text, ids, logprobs) in enumerate(choices):
             self._compare_choice(choice, text, ids, logprobs)
 

@@ -1,7 +1,8 @@
 -- What every script shares. `common/connection.py` puts it, and the key names, before each.
 -- All times are this server's own. A job's record is KEY.JOB .. id; see common/schemas.py.
 
--- Tokens that a suspect has to commit: more than its worker can have generated and not sent.
+-- Tokens that a suspect has to commit for each of its choices: more than its worker can have generated
+-- and not sent.
 local TRIAL_TOKENS = 8
 local REASONS = {failed = 'error', expired = 'timeout', cancelled = 'cancelled'}
 local CLASSES = {'high', 'normal', 'low'}
@@ -51,6 +52,45 @@ local function place_in_line(model, class, id)
   end
 end
 
+-- What an idempotency key holds: an id, the request's hash, and of how many jobs the id is the name.
+local function read_idempotency(value)
+  local first, hash, count = string.match(value, '^(%S+) (%S+) ?(%d*)$')
+  return first, hash, tonumber(count) or 1
+end
+
+-- As `member_ids` in common/schemas.py.
+local function member_ids(group_id, count)
+  if count == 1 then
+    return {group_id}
+  end
+  local ids = {}
+  for index = 0, count - 1 do
+    ids[#ids + 1] = group_id .. '-' .. index
+  end
+  return ids
+end
+
+-- Frees the idempotency key of a submission when all its jobs have ended, if one was cancelled: who
+-- has cancelled may send the same request again, but not while a part of the first one runs.
+local function free_idempotency(idem)
+  local value = redis.call('GET', KEY.IDEMPOTENCY .. idem)
+  if not value then
+    return
+  end
+  local first, _, count = read_idempotency(value)
+  local is_cancelled = false
+  for _, id in ipairs(member_ids(first, count)) do
+    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'idem')
+    if old[2] == idem and (old[1] == 'queued' or old[1] == 'processing') then
+      return
+    end
+    is_cancelled = is_cancelled or (old[2] == idem and old[1] == 'cancelled')
+  end
+  if is_cancelled then
+    redis.call('DEL', KEY.IDEMPOTENCY .. idem)
+  end
+end
+
 -- One Celery message for the job. A spare one does no harm, so a full list needs none.
 local function push_permit(model, id, tag)
   local list = KEY.PERMITS .. model
@@ -66,24 +106,53 @@ local function ring(id, eid, payload)
   redis.call('PUBLISH', KEY.BELL .. id, eid .. ' ' .. payload)
 end
 
--- The choice's committed tokens, put together from its events: for an end without a worker.
+local function num_choices(id)
+  return tonumber(redis.call('HGET', KEY.JOB .. id, 'n') or 1)
+end
+
+-- Tokens that are committed, of all choices together.
+local function num_committed(id)
+  local total = 0
+  for choice = 0, num_choices(id) - 1 do
+    total = total + tonumber(redis.call('HGET', KEY.JOB .. id, 'pos:' .. choice) or 0)
+  end
+  return total
+end
+
+local function empty_choices(count)
+  local choices = {}
+  for choice = 1, count do
+    choices[choice] = {texts = {}, ids = {}, logprobs = {}}
+  end
+  return choices
+end
+
+-- What is committed of every choice, put together from the events: for an end without a worker.
 local function result_from_stream(id, finish_reason)
-  local texts, ids, logprobs = {}, {}, {}
+  local count = num_choices(id)
+  local choices = empty_choices(count)
   for _, entry in ipairs(redis.call('XRANGE', KEY.EVENTS .. id, '-', '+')) do
     local event = cjson.decode(entry[2][2])
     if event.r then
-      texts, ids, logprobs = {}, {}, {}
-    elseif event.c == 0 then
+      choices = empty_choices(count)
+    elseif event.c then
+      local choice = choices[event.c + 1]
       for i, token in ipairs(event.i) do
-        ids[#ids + 1] = int(token)
-        texts[#texts + 1] = event.t[i]
-        logprobs[#logprobs + 1] = event.l and cjson.encode(event.l[i])
+        choice.ids[#choice.ids + 1] = int(token)
+        choice.texts[#choice.texts + 1] = event.t[i]
+        choice.logprobs[#choice.logprobs + 1] = event.l and cjson.encode(event.l[i])
       end
     end
   end
-  return '[{"text":' .. cjson.encode(table.concat(texts)) .. ',"token_ids":['
-    .. table.concat(ids, ',') .. '],"finish_reason":"' .. finish_reason .. '"'
-    .. (#logprobs > 0 and ',"logprobs":[' .. table.concat(logprobs, ',') .. ']' or '') .. '}]'
+  local packed = {}
+  for i, choice in ipairs(choices) do
+    local logprobs = #choice.logprobs > 0
+      and ',"logprobs":[' .. table.concat(choice.logprobs, ',') .. ']' or ''
+    packed[i] = '{"text":' .. cjson.encode(table.concat(choice.texts)) .. ',"token_ids":['
+      .. table.concat(choice.ids, ',') .. '],"finish_reason":"' .. finish_reason .. '"'
+      .. logprobs .. '}'
+  end
+  return '[' .. table.concat(packed, ',') .. ']'
 end
 
 -- One more event at the end of the job's stream.
@@ -106,12 +175,13 @@ end
 -- The one way out for every job. `tails` is a JSON list; `extra` holds field, value, ...
 local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'pos:0', 'idem')
+  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'idem')
+  local committed = num_committed(id)
   redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()))
   if #extra > 0 then
     redis.call('HSET', job, unpack(extra))
   end
-  if old[4] and redis.call('HEXISTS', job, 'result') == 0 then
+  if committed > 0 and redis.call('HEXISTS', job, 'result') == 0 then
     redis.call('HSET', job, 'result', result_from_stream(id, REASONS[status]))
   end
   redis.call('HDEL', job, 'nonce', 'cancel', 'suspect')
@@ -119,18 +189,14 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   redis.call('ZREM', KEY.LEASES, id)
 
   redis.call('HINCRBY', KEY.COUNTERS, 'jobs:' .. status, 1)
-  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', old[4] or 0)
-  if old[4] then
+  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', committed)
+  if committed > 0 or status == 'completed' then
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
-  tally_end(id, status, old[4] or 0)
-  -- Who has cancelled a job may send the same request again.
-  if old[5] and status == 'cancelled' then
-    local name = KEY.IDEMPOTENCY .. old[5]
-    if string.find(redis.call('GET', name) or '', id, 1, true) == 1 then
-      redis.call('DEL', name)
-    end
+  tally_end(id, status, committed)
+  if old[4] then
+    free_idempotency(old[4])
   end
 
   add_event(id, '{"s":"' .. status .. '","t":' .. tails .. '}')
@@ -180,8 +246,7 @@ local function take_back(id, trial, max_attempts, result_ttl_s, stream_grace_s, 
     end_job(id, 'cancelled', '[]', {}, result_ttl_s, stream_grace_s)
     return 'ended'
   end
-  local committed = tonumber(redis.call('HGET', job, 'pos:0') or 0)
-  redis.call('HSET', job, 'suspect', committed + TRIAL_TOKENS)
+  redis.call('HSET', job, 'suspect', num_committed(id) + TRIAL_TOKENS * num_choices(id))
   requeue(id, old[1], old[2], old[3])
   return 'requeued'
 end

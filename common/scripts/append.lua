@@ -16,7 +16,7 @@ if position ~= committed then
 end
 redis.call('HSET', job, pos, committed + count, 'used_ms', ARGV[7])
 redis.call('HSETNX', job, 'first_token_ms', int(now_ms()))
-if old[5] and committed + count >= tonumber(old[5]) then
+if old[5] and num_committed(id) >= tonumber(old[5]) then
   -- Past the point where its worker died: it was not the job.
   redis.call('HDEL', job, 'suspect')
   redis.call('HSET', job, 'crashes', 0)

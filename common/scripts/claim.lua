@@ -54,14 +54,14 @@ end
 -- Whether this worker may run the job now: 'take', 'restart', 'pass' or, without a record, 'gone'.
 local function judge(id, model, revision)
   local old = redis.call('HMGET', KEY.JOB .. id,
-    'status', 'suspect', 'pos:0', 'revision', 'requeued_ms')
+    'status', 'suspect', 'revision', 'requeued_ms')
   if old[1] ~= 'queued' then
     return 'gone'
   elseif old[2] and trial then
     return 'pass'
-  elseif not old[3] or old[4] == revision then
+  elseif old[3] == revision or num_committed(id) == 0 then
     return 'take'
-  elseif now_ms() - tonumber(old[5] or 0) < lease_ms or is_served(model, old[4]) then
+  elseif now_ms() - tonumber(old[4] or 0) < lease_ms or is_served(model, old[3]) then
     return 'pass'
   end
   return 'restart'

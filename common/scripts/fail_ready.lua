@@ -18,10 +18,9 @@ if able > 0 or unable == 0 then
 end
 for _, class in ipairs(CLASSES) do
   for _, id in ipairs(redis.call('ZRANGE', ready_key(model, class), 0, limit - 1)) do
-    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'pos:0')
-    if old[1] ~= 'queued' then  -- a record that somebody deleted
+    if redis.call('HGET', KEY.JOB .. id, 'status') ~= 'queued' then  -- a record that somebody deleted
       redis.call('ZREM', ready_key(model, class), id)
-    elseif not old[2] then  -- one that has begun was run by somebody, who may come back
+    elseif num_committed(id) == 0 then  -- one that has begun was run by somebody, who may come back
       end_job(id, 'failed', '[]', {'error_type', ARGV[2], 'error_message', ARGV[3]},
         tonumber(ARGV[5]), tonumber(ARGV[6]))
       failed[#failed + 1] = id

@@ -3,7 +3,7 @@
 --       tokens of each choice, then field, value, ...
 -- Returns {'ok'} | {'have', choice, committed} | {'fenced'}. Repeated, it answers 'ok' again.
 local id, nonce, status, tails = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local num_choices = tonumber(ARGV[8])
+local num_told = tonumber(ARGV[8])
 local job = KEY.JOB .. id
 
 local old = redis.call('HMGET', job, 'status', 'nonce', 'ended_by', 'model', 'worker')
@@ -13,7 +13,7 @@ end
 if old[1] ~= 'processing' or old[2] ~= nonce then
   return {'fenced'}
 end
-for choice = 0, num_choices - 1 do
+for choice = 0, num_told - 1 do
   local committed = tonumber(redis.call('HGET', job, 'pos:' .. choice) or 0)
   if committed ~= tonumber(ARGV[9 + choice]) then
     return {'have', choice, committed}
@@ -21,7 +21,7 @@ for choice = 0, num_choices - 1 do
 end
 -- Whose end it was, so that a repeat is told from somebody who came too late.
 local extra = {'used_ms', ARGV[7], 'ended_by', nonce}
-for i = 9 + num_choices, #ARGV do
+for i = 9 + num_told, #ARGV do
   extra[#extra + 1] = ARGV[i]
 end
 end_trial(id, old[4], old[5])

@@ -2,11 +2,11 @@
 -- ARGV: id, nonce
 -- Returns 'ok' or 'fenced'. Repeated before the next append, it changes nothing.
 local id, nonce = ARGV[1], ARGV[2]
-local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'nonce', 'pos:0')
+local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'nonce')
 if old[1] ~= 'processing' or old[2] ~= nonce then
   return 'fenced'
 end
-if old[3] then
+if num_committed(id) > 0 then
   restart(id)
 end
 return 'ok'

@@ -1,19 +1,30 @@
--- Accept a job: replay an earlier submission, check the key's rate and the queue's room, write the
--- record, line it up.
--- ARGV: id, key id, model, class, capacity, emission interval (us), burst, hash of the idempotency
---       key, hash of the request (both '' where no key came), then field, value, ...
---       Without fields nothing is accepted: it is only asked whether there is something to replay.
--- Returns {'ok', place, remaining, reset_us} | {'rate', wait_us, reset_us} | {'full', size}, or, by
--- the idempotency key, {'replay', place | nil, remaining, reset_us, id, status, stream token}
--- | {'mismatch'} | {'gone', id} | {'new'} where there is nothing to replay.
--- Repeated, it changes nothing and answers again.
-local id, key_id, model, class = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- Accept one job, or all jobs of a group: replay an earlier submission, check the key's rate and the
+-- queue's room, write the records, line them up.
+-- ARGV: id (of the group where there are several), key id, model, class, capacity, emission interval
+--       (us), burst, 1 where it counts toward the rate, hash of the idempotency key, hash of the
+--       request (both '' where no key came), then for each job its id, the number of its fields,
+--       field, value, ...
+--       Without jobs nothing is accepted: it is only asked whether there is something to replay.
+-- Returns {'ok', place, remaining, reset_us} | {'rate', wait_us, reset_us} | {'full', size, jobs},
+-- or, by the idempotency key, {'replay', place | nil, remaining, reset_us, id, then for each job id,
+-- status, stream token} | {'mismatch'} | {'gone', id} | {'new'} where there is nothing to replay.
+-- The place is that of the first job that waits. Repeated, it changes nothing and answers again.
+local key_id, model, class = ARGV[2], ARGV[3], ARGV[4]
 local capacity, interval, burst = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local idem, request_hash = ARGV[8] ~= '' and key_id .. ':' .. ARGV[8], ARGV[9]
-local job, rate = KEY.JOB .. id, KEY.RATE .. key_id
+local is_rated = ARGV[8] == '1'
+local idem, request_hash = ARGV[9] ~= '' and key_id .. ':' .. ARGV[9], ARGV[10]
+local rate = KEY.RATE .. key_id
 local now = now_us()
 
--- GCRA: `arrival` is when the key's bucket is full again; each job moves it one interval on.
+-- Each job: its id, and where its fields are in ARGV.
+local jobs, at = {}, 11
+while at <= #ARGV do
+  local last = at + 1 + 2 * tonumber(ARGV[at + 1])
+  jobs[#jobs + 1] = {id = ARGV[at], first = at + 2, last = last}
+  at = last + 1
+end
+
+-- GCRA: `arrival` is when the key's bucket is full again; a submission moves it one interval on.
 local arrival = math.max(tonumber(redis.call('GET', rate) or 0), now)
 
 local function accepted(answer, place, ...)
@@ -21,49 +32,78 @@ local function accepted(answer, place, ...)
   return {answer, place, left, int(arrival - now), ...}
 end
 
+local function first_place(ids)
+  for _, id in ipairs(ids) do
+    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'model', 'class')
+    if old[1] == 'queued' then
+      return place_in_line(old[2], old[3], id)
+    end
+  end
+  return false
+end
+
 -- This very call is repeated, its reply was lost.
-local status = redis.call('HGET', job, 'status')
-if status then
-  return accepted('ok', status == 'queued' and place_in_line(model, class, id))
+if jobs[1] and redis.call('EXISTS', KEY.JOB .. jobs[1].id) == 1 then
+  local ids = {}
+  for i, job in ipairs(jobs) do
+    ids[i] = job.id
+  end
+  return accepted('ok', first_place(ids))
 end
 -- Before all checks: what was accepted is never refused afterwards, and costs nothing again.
 local known = idem and redis.call('GET', KEY.IDEMPOTENCY .. idem)
 if known then
-  local first, first_hash = string.match(known, '^(%S+) (%S+)$')
+  local first, first_hash, count = read_idempotency(known)
   if first_hash ~= request_hash then
     return {'mismatch'}
   end
-  local old = redis.call('HMGET', KEY.JOB .. first, 'status', 'stream_token', 'model', 'class')
-  if not old[1] then
-    return {'gone', first}
+  local ids, found = member_ids(first, count), {first}
+  for _, id in ipairs(ids) do
+    local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'stream_token')
+    if not old[1] then
+      return {'gone', first}
+    end
+    for _, part in ipairs({id, old[1], old[2]}) do
+      found[#found + 1] = part
+    end
   end
-  local place = old[1] == 'queued' and place_in_line(old[3], old[4], first)
-  return accepted('replay', place, first, old[1], old[2])
+  return accepted('replay', first_place(ids), unpack(found))
 end
-if #ARGV < 10 then
+if #jobs == 0 then
   return {'new'}
 end
 
-arrival = arrival + interval
-local over = arrival - now - interval * burst
-if over > 0 then
-  return {'rate', int(over), int(arrival - interval - now)}
+if is_rated then
+  arrival = arrival + interval
+  local over = arrival - now - interval * burst
+  if over > 0 then
+    return {'rate', int(over), int(arrival - interval - now)}
+  end
 end
 local size = num_queued()
-if size >= capacity then
-  return {'full', size}
+if size + #jobs > capacity then
+  return {'full', size, #jobs}
 end
-redis.call('SET', rate, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000)))
+if is_rated then
+  redis.call('SET', rate, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000)))
+end
 
-local tag = redis.call('HINCRBY', KEY.SCHED .. model, 'tag', 1)
-redis.call('HSET', job, 'status', 'queued', 'tag', tag, 'created_ms', int(math.floor(now / 1000)),
-  'attempts', 0, 'crashes', 0, 'eid', 0, unpack(ARGV, 10))
-if idem then
-  redis.call('HSET', job, 'idem', idem)
-  redis.call('SET', KEY.IDEMPOTENCY .. idem, id .. ' ' .. request_hash, 'EX', IDEMPOTENCY_TTL_S)
-end
 redis.call('SADD', KEY.MODELS, model)
-redis.call('ZADD', ready_key(model, class), tag, id)
-redis.call('HINCRBY', KEY.COUNTERS, 'jobs:submitted', 1)
-push_permit(model, id, id)
-return accepted('ok', place_in_line(model, class, id))
+for _, job in ipairs(jobs) do
+  local record = KEY.JOB .. job.id
+  local tag = redis.call('HINCRBY', KEY.SCHED .. model, 'tag', 1)
+  redis.call('HSET', record, 'status', 'queued', 'tag', tag,
+    'created_ms', int(math.floor(now / 1000)), 'attempts', 0, 'crashes', 0, 'eid', 0,
+    unpack(ARGV, job.first, job.last))
+  if idem then
+    redis.call('HSET', record, 'idem', idem)
+  end
+  redis.call('ZADD', ready_key(model, class), tag, job.id)
+  push_permit(model, job.id, job.id)
+end
+redis.call('HINCRBY', KEY.COUNTERS, 'jobs:submitted', #jobs)
+if idem then
+  redis.call('SET', KEY.IDEMPOTENCY .. idem, ARGV[1] .. ' ' .. request_hash
+    .. (#jobs > 1 and ' ' .. #jobs or ''), 'EX', IDEMPOTENCY_TTL_S)
+end
+return accepted('ok', place_in_line(model, class, jobs[1].id))

@@ -14,12 +14,20 @@ from typing import Any
 from common.event_stream import Appended
 from common.job_store import Holding, Idempotency, Pulse
 from common.reaping import Reaped
-from common.schemas import JOB_CLASSES, JobClass, JobSpec, JobStatus, Outcome, TokenEvent
+from common.schemas import (
+    JOB_CLASSES,
+    JobClass,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    TokenEvent,
+)
 from tests.integration.job_state import (
     LONG_AGO,
     NOW,
     Claimed,
     Event,
+    Group,
     Message,
     ModelJob,
     State,
@@ -69,7 +77,7 @@ class JobModel:
         self.trials: dict[str, str] = {}
         self.announced: dict[str, str | None] = {}
         self.heard: dict[str, When] = {}
-        self.accepted: dict[str, tuple[str, str]] = {}
+        self.accepted: dict[str, Group] = {}
         self.nonces: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.permits = 0
@@ -92,7 +100,7 @@ class JobModel:
             trials={job.worker or "": job.job_id for job in jobs if job.is_tried},
             heard=self.heard,
             announced=set(self.announced),
-            accepted={name: " ".join(to) for name, to in self.accepted.items()},
+            accepted={name: group.packed for name, group in self.accepted.items()},
             counters={name: count for name, count in self.counters.items() if count},
             claims=self.claims,
             permits=self.permits,
@@ -100,28 +108,33 @@ class JobModel:
 
     # The gateway's scripts
 
-    def submit(self, spec: JobSpec, idem: Idempotency | None) -> Any:
-        """Returns its place, or (place, id, status, stream token) of an earlier one."""
-        if spec.job_id in self.jobs:
-            return self._place(self.jobs[spec.job_id])
-        name = f"{spec.key_id}:{idem.key_hash}" if idem else None
+    def submit(self, specs: Sequence[JobSpec], idem: Idempotency | None) -> Any:
+        """Returns their place, or (place, id, each job's id, status and token) of earlier ones."""
+        first = specs[0]
+        if first.job_id in self.jobs:
+            return self._first_place(self.jobs[spec.job_id] for spec in specs)
+        name = f"{first.key_id}:{idem.key_hash}" if idem else None
         if idem and name in self.accepted:
-            job_id, request_hash = self.accepted[name]
-            first = self.jobs[job_id]
-            if request_hash != idem.request_hash:
-                return "IdempotencyMismatchError"
-            if not first.has_record:
-                return EXPIRED
-            return self._place(first), job_id, first.status, first.spec.stream_token
-        if self._num_ready() >= self.capacity:
+            return self._replay(self.accepted[name], idem)
+        if self._num_ready() + len(specs) > self.capacity:
             return "QueueFullError"
-        job = self.jobs[spec.job_id] = ModelJob(spec, len(self.jobs) + 1, name)
+        for spec in specs:
+            job = self.jobs[spec.job_id] = ModelJob(spec, len(self.jobs) + 1, name)
+            self._line(job)[spec.job_id] = job.tag
         if idem and name:
-            self.accepted[name] = spec.job_id, idem.request_hash
-        self._line(job)[spec.job_id] = job.tag
-        self.counters["jobs:submitted"] += 1
-        self.permits += 1
-        return self._place(job)
+            self.accepted[name] = Group(idem.request_hash, tuple(spec.job_id for spec in specs))
+        self.counters["jobs:submitted"] += len(specs)
+        self.permits += len(specs)
+        return self._place(self.jobs[first.job_id])
+
+    def _replay(self, group: Group, idem: Idempotency) -> Any:
+        if group.request_hash != idem.request_hash:
+            return "IdempotencyMismatchError"
+        jobs = [self.jobs[job_id] for job_id in group.job_ids]
+        if not all(job.has_record for job in jobs):
+            return EXPIRED
+        told = [(job.job_id, job.status, job.spec.stream_token) for job in jobs]
+        return self._first_place(jobs), group.group_id, told
 
     def cancel(self, job_id: str, key_id: str) -> Any:
         job = self.jobs[job_id]
@@ -165,14 +178,14 @@ class JobModel:
     def _passes_over(self, job: ModelJob, worker: str, revision: str) -> bool:
         if job.is_suspect and worker in self.trials:
             return True
-        if not job.tokens or job.revision == revision:
+        if not job.num_tokens or job.revision == revision:
             return False
         return job.requeued is NOW or job.revision in self._live().values()
 
     def _start(self, job: ModelJob, worker: str, nonce: str, revision: str) -> None:
         del self._line(job)[job.job_id]
         self.claims += 1
-        if job.tokens and job.revision != revision:
+        if job.num_tokens and job.revision != revision:
             self._restart(job)
         job.status, job.lease = JobStatus.PROCESSING, NOW
         job.worker, job.nonce, job.revision = worker, nonce, revision
@@ -187,23 +200,25 @@ class JobModel:
         job = self.jobs[job_id]
         if not job.is_claimed_by(nonce):
             return Appended(fenced=True)
-        if event.position == len(job.tokens):
-            job.tokens += event.token_ids
+        committed = job.choices[event.choice]
+        if event.position == len(committed):
+            committed += event.token_ids
             job.used_ms, job.has_had_tokens = used_ms, True
-            if job.suspect_until is not None and len(job.tokens) >= job.suspect_until:
+            if job.suspect_until is not None and job.num_tokens >= job.suspect_until:
                 job.suspect_until, job.crashes = None, 0
                 self._end_trial(job)
             self._tell(job, json.loads(event.pack()))
-        return Appended(False, len(job.tokens), job.is_cancelled)
+        return Appended(False, len(committed), job.is_cancelled)
 
-    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> int | str | None:
+    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> Any:
         job = self.jobs[job_id]
         if job.has_record and job.finished_by == nonce:
             return None
         if not job.is_claimed_by(nonce):
             return FENCED
-        if outcome.choices and len(outcome.choices[0].token_ids) != len(job.tokens):
-            return len(job.tokens)
+        for index, (choice, ids) in enumerate(zip(outcome.choices, job.choices, strict=False)):
+            if len(choice.token_ids) != len(ids):
+                return index, len(ids)
         job.finished_by, job.used_ms = nonce, used_ms
         self._end_trial(job)
         self._end(job, outcome.status, outcome.tails, outcome.to_fields())
@@ -213,7 +228,7 @@ class JobModel:
         job = self.jobs[job_id]
         if not job.is_claimed_by(nonce):
             return FENCED
-        if job.tokens:
+        if job.num_tokens:
             self._restart(job)
         return None
 
@@ -255,7 +270,7 @@ class JobModel:
             for job_id in sorted(line, key=line.__getitem__):
                 if self.jobs[job_id].is_deleted:
                     del line[job_id]
-                elif not self.jobs[job_id].tokens:
+                elif not self.jobs[job_id].num_tokens:
                     self._end(self.jobs[job_id], JobStatus.FAILED, extra=CANNOT_LOAD)
                     failed.append(job_id)
         return failed
@@ -300,7 +315,7 @@ class JobModel:
             elif is_blamed and job.crashes >= self.max_attempts:
                 self._end(job, JobStatus.FAILED, extra=LOST)
             else:
-                job.suspect_until = len(job.tokens) + TRIAL_TOKENS
+                job.suspect_until = job.num_tokens + TRIAL_TOKENS * len(job.choices)
                 self._requeue(job)
         requeued = sorted(job.job_id for job in lost if job.is_waiting)
         ended = sorted(job.job_id for job in lost if job.status.is_final)
@@ -334,6 +349,9 @@ class JobModel:
 
     # The parts of a transition
 
+    def _first_place(self, jobs: Iterable[ModelJob]) -> int | None:
+        return next((self._place(job) for job in jobs if job.is_waiting), None)
+
     def _place(self, job: ModelJob) -> int | None:
         if not job.is_waiting:
             return None
@@ -357,7 +375,8 @@ class JobModel:
         self.said.append((job.job_id, job.num_events, event))
 
     def _restart(self, job: ModelJob) -> None:
-        job.tokens, job.used_ms = [], 0
+        job.forget_tokens()
+        job.used_ms = 0
         self._tell(job, {"r": 1})
 
     def _end_trial(self, job: ModelJob) -> None:
@@ -381,19 +400,27 @@ class JobModel:
         extra: Mapping[str, str] | None = None,
     ) -> None:
         job.end = dict(extra or {})
-        if job.tokens and "result" not in job.end:
-            choice = {"text": job.text, "token_ids": job.tokens, "finish_reason": REASONS[status]}
-            job.end["result"] = json.dumps([choice])
+        if job.num_tokens and "result" not in job.end:
+            choices = [
+                {"text": text, "token_ids": ids, "finish_reason": REASONS[status]}
+                for text, ids in zip(job.texts, job.choices, strict=True)
+            ]
+            job.end["result"] = json.dumps(choices)
         job.status, job.nonce, job.lease = status, None, None
         job.is_cancelled, job.suspect_until = False, None
         self._line(job).pop(job.job_id, None)
         self.counters[f"jobs:{status}"] += 1
-        self.counters["generation_tokens"] += len(job.tokens)
-        if job.tokens:
+        self.counters["generation_tokens"] += job.num_tokens
+        if job.num_tokens or status is JobStatus.COMPLETED:
             self.counters["prompt_tokens"] += len(job.spec.prompt_ids or ())
-        if status is JobStatus.CANCELLED and self._is_accepted_as(job):
-            del self.accepted[job.idem or ""]
+        if job.idem in self.accepted:
+            self._free(job.idem)
         self._tell(job, {"s": str(status), "t": list(tails)})
 
-    def _is_accepted_as(self, job: ModelJob) -> bool:
-        return self.accepted.get(job.idem or "", ("", ""))[0] == job.job_id
+    def _free(self, name: str) -> None:
+        """Forget an idempotency key when all its jobs have ended, if one was cancelled."""
+        jobs = [self.jobs[job_id] for job_id in self.accepted[name].job_ids]
+        jobs = [job for job in jobs if job.has_record]
+        has_ended = all(job.status.is_final for job in jobs)
+        if has_ended and any(job.status is JobStatus.CANCELLED for job in jobs):
+            del self.accepted[name]

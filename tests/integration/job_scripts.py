@@ -89,15 +89,15 @@ class JobScripts:
 
     # The gateway
 
-    def submit(self, spec: JobSpec, idem: Idempotency | None) -> Any:
-        answer = self._wait_for(self._submissions.submit(spec, idem))
+    def submit(self, specs: Sequence[JobSpec], idem: Idempotency | None) -> Any:
+        answer = self._wait_for(self._submissions.submit(*specs, idempotency=idem))
         if isinstance(answer, str):
             return answer
-        replayed = answer.replayed
-        if replayed is None:
-            self._job_ids.append(spec.job_id)
+        if answer.replayed is None:
+            self._job_ids += [spec.job_id for spec in specs]
             return answer.queue_position
-        return answer.queue_position, replayed.job_id, replayed.status, replayed.stream_token
+        jobs = [(job.job_id, job.status, job.stream_token) for job in answer.replayed.jobs]
+        return answer.queue_position, answer.replayed.group_id, jobs
 
     def cancel(self, job_id: str, key_id: str) -> Any:
         return self._wait_for(self._submissions.cancel(job_id, key_id))
@@ -112,15 +112,17 @@ class JobScripts:
         if claim is None:
             return None
         job_id, record = claim.record.job_id, claim.record
-        committed = [token for e in self._events.committed(job_id) for token in e.token_ids]
-        assert len(committed) == record.completion_tokens
-        return Claimed(job_id, record.attempts, tuple(committed))
+        choices: list[tuple[int, ...]] = [()] * record.sampling.n
+        for event in self._events.committed(job_id):
+            choices[event.choice] += event.token_ids
+        assert sum(map(len, choices)) == record.completion_tokens
+        return Claimed(job_id, record.attempts, tuple(choices))
 
     def append(self, job_id: str, nonce: str, event: TokenEvent, used_ms: int) -> Appended:
         [answer] = self._events.append([Append(job_id, nonce, event, used_ms)])
         return answer
 
-    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> int | str | None:
+    def finish(self, job_id: str, nonce: str, outcome: Outcome, used_ms: int) -> Any:
         return _answer_of(lambda: self._claims().finish(job_id, nonce, outcome, used_ms))
 
     def restart(self, job_id: str, nonce: str) -> str | None:

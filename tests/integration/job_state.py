@@ -49,11 +49,29 @@ class Call:
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a worker learns of a job that it claims; `committed`: token ids."""
+    """What a worker learns of a job that it claims; `committed`: token ids of each choice."""
 
     job_id: str
     attempts: int
-    committed: tuple[int, ...]
+    committed: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The jobs of one submission, as its idempotency key remembers them."""
+
+    request_hash: str
+    job_ids: tuple[str, ...]
+
+    @property
+    def group_id(self) -> str:
+        one = self.job_ids[0]
+        return one if len(self.job_ids) == 1 else one.removesuffix("-0")
+
+    @property
+    def packed(self) -> str:
+        count = [str(len(self.job_ids))] if len(self.job_ids) > 1 else []
+        return " ".join([self.group_id, self.request_hash, *count])
 
 
 @dataclass
@@ -61,9 +79,9 @@ class ModelJob:
     """One job of the model.
 
     Attributes:
-        tokens: Ids of the committed tokens that hold; the text of token 5 is "<5>".
+        choices: Of each the ids of the committed tokens that hold; the text of token 5 is "<5>".
         events: All events; [] when the stream's lifetime has passed.
-        suspect_until: Tokens that it has to commit, where it was running when its worker died.
+        suspect_until: Tokens of all choices that it has to commit, where its worker died beside it.
         requeued: When it was put back in line, if it was.
         lease: NOW where it is good, LONG_AGO where it has passed.
         finished_by: The nonce of the claim that has ended it, if one did.
@@ -81,7 +99,7 @@ class ModelJob:
     nonce: str | None = None
     worker: str | None = None
     revision: str | None = None
-    tokens: list[int] = field(default_factory=list)
+    choices: list[list[int]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     num_events: int = 0
     used_ms: int | None = None
@@ -94,6 +112,9 @@ class ModelJob:
     end: dict[str, str] = field(default_factory=dict)
     is_gone: bool = False
     is_deleted: bool = False
+
+    def __post_init__(self) -> None:
+        self.forget_tokens()
 
     @property
     def job_id(self) -> str:
@@ -121,28 +142,40 @@ class ModelJob:
         return self.is_running and self.is_suspect
 
     @property
-    def text(self) -> str:
-        return "".join(f"<{token}>" for token in self.tokens)
+    def num_tokens(self) -> int:
+        return sum(len(ids) for ids in self.choices)
+
+    @property
+    def texts(self) -> list[str]:
+        return ["".join(f"<{token}>" for token in ids) for ids in self.choices]
+
+    def forget_tokens(self) -> None:
+        self.choices = [[] for _ in range(self.spec.sampling.n)]
 
     def is_claimed_by(self, nonce: str) -> bool:
         return self.is_running and self.nonce == nonce
 
     def claimed(self) -> Claimed:
         """What a worker that claims it learns."""
-        return Claimed(self.job_id, self.attempts, tuple(self.tokens))
+        return Claimed(self.job_id, self.attempts, tuple(map(tuple, self.choices)))
 
     def outcome(self, status: JobStatus, shift: int = 0) -> Outcome:
         """What its worker reports at the end.
 
         Args:
             status: A final one. A failure has no result of its own.
-            shift: How many tokens too many it has; one at most.
+            shift: How many tokens too many its last choice has; one at most.
         """
         if status is JobStatus.FAILED:
             return Outcome(status, prompt_tokens=3, error_type="EngineError", error_message="why")
-        ids = (*self.tokens, 1)[: max(0, len(self.tokens) + shift)]
-        choice = ChoiceResult(self.text + "tail", ids, "stop")
-        return Outcome(status, (choice,), ("tail",), prompt_tokens=3)
+        *others, last = map(tuple, self.choices)
+        every = (*others, (*last, 1)[: max(0, len(last) + shift)])
+        choices = tuple(
+            ChoiceResult(f"{text}tail {index}", ids, "stop")
+            for index, (text, ids) in enumerate(zip(self.texts, every, strict=True))
+        )
+        tails = tuple(f"tail {index}" for index in range(len(choices)))
+        return Outcome(status, choices, tails, prompt_tokens=3)
 
     def record(self) -> dict[str, Any]:
         """Its fields as they should be stored."""
@@ -152,7 +185,7 @@ class ModelJob:
             "worker": self.worker,
             "revision": self.revision,
             "started_ms": NOW if self.worker else None,
-            "pos:0": str(len(self.tokens)) if self.tokens else None,
+            **{f"pos:{i}": str(len(ids)) for i, ids in enumerate(self.choices) if ids},
             "used_ms": None if self.used_ms is None else str(self.used_ms),
             "first_token_ms": NOW if self.has_had_tokens else None,
             "suspect": str(self.suspect_until) if self.is_suspect else None,
@@ -178,7 +211,7 @@ class State:
         events: Of each job, in the order of their ids, which have no gap.
         lines: Ids with their tags, as they are claimed.
         trials: Of each worker the suspect that it runs.
-        accepted: Of each idempotency key the job's id and the request's hash.
+        accepted: Of each idempotency key an id, the request's hash, and of a group how many jobs.
     """
 
     records: dict[str, dict[str, Any]]

@@ -33,25 +33,28 @@ def num_jobs(client: SyncRedis) -> int:
 async def first(bench: Bench) -> str:
     """Submit a job under the key; its id."""
     job = spec()
-    submitted = await bench.submissions.submit(job, SAME)
+    submitted = await bench.submissions.submit(job, idempotency=SAME)
     assert submitted.replayed is None
     return job.job_id
 
 
 async def repeat(bench: Bench) -> str:
     """Submit another job under the key; the id of the one that stands for it."""
-    submitted = await bench.submissions.submit(spec(), SAME)
+    submitted = await bench.submissions.submit(spec(), idempotency=SAME)
     assert submitted.replayed is not None
-    return submitted.replayed.job_id
+    return submitted.replayed.jobs[0].job_id
 
 
 async def test_a_repeat_is_answered_with_the_first_job_and_changes_nothing(bench: Bench) -> None:
     job = replace(spec(), stream_token="the first one's")
-    submitted = await bench.submissions.submit(job, SAME)
-    again = await bench.submissions.submit(spec(), SAME)
+    submitted = await bench.submissions.submit(job, idempotency=SAME)
+    again = await bench.submissions.submit(spec(), idempotency=SAME)
     assert again.replayed is not None
-    assert (again.replayed.job_id, again.replayed.status) == (job.job_id, JobStatus.QUEUED)
-    assert again.replayed.stream_token == "the first one's"
+    assert (again.replayed.jobs[0].job_id, again.replayed.jobs[0].status) == (
+        job.job_id,
+        JobStatus.QUEUED,
+    )
+    assert again.replayed.jobs[0].stream_token == "the first one's"
     assert again.queue_position == 1
     assert again.rate_remaining >= submitted.rate_remaining
     assert num_jobs(bench.client) == 1
@@ -69,14 +72,14 @@ async def test_without_a_key_equal_submissions_are_different_jobs(bench: Bench) 
 async def test_another_request_under_the_key_is_refused(bench: Bench) -> None:
     job_id = await first(bench)
     with pytest.raises(IdempotencyMismatchError):
-        await bench.submissions.submit(spec(), OTHER_REQUEST)
+        await bench.submissions.submit(spec(), idempotency=OTHER_REQUEST)
     assert num_jobs(bench.client) == 1
     assert await repeat(bench) == job_id
 
 
 async def test_two_api_keys_may_use_the_same_idempotency_key(bench: Bench) -> None:
     await first(bench)
-    theirs = await bench.submissions.submit(spec(key_id="key-b"), OTHER_REQUEST)
+    theirs = await bench.submissions.submit(spec(key_id="key-b"), idempotency=OTHER_REQUEST)
     assert theirs.replayed is None
     assert num_jobs(bench.client) == 2
 
@@ -89,9 +92,9 @@ async def test_a_repeat_over_the_rate_and_beyond_the_capacity_is_answered(
     with pytest.raises(RateLimitError):
         await bench.submit()
     for _ in range(3):
-        again = await bench.submissions.submit(spec(), SAME)
+        again = await bench.submissions.submit(spec(), idempotency=SAME)
         assert again.replayed is not None
-        assert (again.replayed.job_id, again.rate_remaining) == (job_id, 0)
+        assert (again.replayed.jobs[0].job_id, again.rate_remaining) == (job_id, 0)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +113,10 @@ async def test_a_refused_submission_is_not_remembered(
     narrow = Bench(client, aclient, **limits)
     await narrow.submit()
     with pytest.raises(refusal):
-        await narrow.submissions.submit(spec(), SAME)
+        await narrow.submissions.submit(spec(), idempotency=SAME)
     wide = Bench(client, aclient)
     client.delete(keys.RATE + KEY)
-    again = await wide.submissions.submit(spec(), OTHER_REQUEST)
+    again = await wide.submissions.submit(spec(), idempotency=OTHER_REQUEST)
     assert again.replayed is None
     assert num_jobs(client) == 2
 
@@ -121,28 +124,28 @@ async def test_a_refused_submission_is_not_remembered(
 async def test_a_repeats_place_is_that_of_now(bench: Bench) -> None:
     await bench.submit()
     await first(bench)
-    places = [(await bench.submissions.submit(spec(), SAME)).queue_position]
+    places = [(await bench.submissions.submit(spec(), idempotency=SAME)).queue_position]
     bench.claim()
-    places.append((await bench.submissions.submit(spec(), SAME)).queue_position)
+    places.append((await bench.submissions.submit(spec(), idempotency=SAME)).queue_position)
     claim = bench.claim()
-    running = await bench.submissions.submit(spec(), SAME)
+    running = await bench.submissions.submit(spec(), idempotency=SAME)
     assert running.replayed is not None
-    assert running.replayed.status is JobStatus.PROCESSING
+    assert running.replayed.jobs[0].status is JobStatus.PROCESSING
     places.append(running.queue_position)
     bench.claims.release(claim.record.job_id, claim.nonce)
-    places.append((await bench.submissions.submit(spec(), SAME)).queue_position)
+    places.append((await bench.submissions.submit(spec(), idempotency=SAME)).queue_position)
     assert places == [2, 1, None, 1]
 
 
 async def test_a_call_repeated_after_a_lost_reply_is_no_repeat_of_the_client(bench: Bench) -> None:
     job = spec()
-    answers = [await bench.submissions.submit(job, SAME) for _ in range(2)]
+    answers = [await bench.submissions.submit(job, idempotency=SAME) for _ in range(2)]
     assert [answer.replayed for answer in answers] == [None, None]
     assert num_jobs(bench.client) == 1
     # Even where the job was cancelled meanwhile, and its key is another one's.
     await bench.submissions.cancel(job.job_id, KEY)
-    await bench.submissions.submit(spec(), OTHER_REQUEST)
-    assert (await bench.submissions.submit(job, SAME)).replayed is None
+    await bench.submissions.submit(spec(), idempotency=OTHER_REQUEST)
+    assert (await bench.submissions.submit(job, idempotency=SAME)).replayed is None
     assert (await bench.record(job.job_id)).status is JobStatus.CANCELLED
     assert num_jobs(bench.client) == 2
 
@@ -150,7 +153,7 @@ async def test_a_call_repeated_after_a_lost_reply_is_no_repeat_of_the_client(ben
 async def test_a_waiting_jobs_cancel_frees_its_key(bench: Bench) -> None:
     cancelled = await first(bench)
     await bench.submissions.cancel(cancelled, KEY)
-    fresh = await bench.submissions.submit(spec(), OTHER_REQUEST)
+    fresh = await bench.submissions.submit(spec(), idempotency=OTHER_REQUEST)
     assert fresh.replayed is None
     assert num_jobs(bench.client) == 2
 
@@ -172,9 +175,9 @@ async def test_a_running_jobs_cancel_frees_its_key_when_the_job_has_ended(bench:
 async def test_a_job_that_ended_otherwise_is_not_run_again(bench: Bench, status: JobStatus) -> None:
     job_id = await first(bench)
     finish(bench, bench.claim(), status)
-    again = await bench.submissions.submit(spec(), SAME)
+    again = await bench.submissions.submit(spec(), idempotency=SAME)
     assert again.replayed is not None
-    assert (again.replayed.job_id, again.replayed.status) == (job_id, status)
+    assert (again.replayed.jobs[0].job_id, again.replayed.jobs[0].status) == (job_id, status)
     assert again.queue_position is None
 
 
@@ -193,9 +196,9 @@ async def test_a_job_whose_result_was_dropped_is_not_run_again_while_the_key_is_
     finish(bench, bench.claim(), JobStatus.COMPLETED)
     bench.client.delete(keys.job(job_id), keys.events(job_id))  # as if RESULT_TTL_S had passed
     with pytest.raises(TaskExpiredError, match=job_id):
-        await bench.submissions.submit(spec(), SAME)
+        await bench.submissions.submit(spec(), idempotency=SAME)
     with pytest.raises(IdempotencyMismatchError):
-        await bench.submissions.submit(spec(), OTHER_REQUEST)
+        await bench.submissions.submit(spec(), idempotency=OTHER_REQUEST)
     assert num_jobs(bench.client) == 0
 
 
@@ -220,7 +223,7 @@ async def test_looking_for_an_earlier_submission_accepts_nothing(bench: Bench) -
     found = await bench.submissions.replay(KEY, SAME)
     assert found is not None
     assert found.replayed is not None
-    assert (found.replayed.job_id, found.queue_position) == (job_id, 1)
+    assert (found.replayed.jobs[0].job_id, found.queue_position) == (job_id, 1)
     with pytest.raises(IdempotencyMismatchError):
         await bench.submissions.replay(KEY, OTHER_REQUEST)
     assert await bench.submissions.replay("key-b", SAME) is None
@@ -234,13 +237,13 @@ async def test_of_fifty_equal_submissions_at_once_at_two_gateways_one_becomes_a_
     gateways = [Submissions(client, settings()) for client in clients]
     jobs = [spec() for _ in range(50)]
     answers = await asyncio.gather(
-        *(gateways[i % 2].submit(job, SAME) for i, job in enumerate(jobs))
+        *(gateways[i % 2].submit(job, idempotency=SAME) for i, job in enumerate(jobs))
     )
     for client in clients:
         await client.aclose()
     new = [job.job_id for job, a in zip(jobs, answers, strict=True) if a.replayed is None]
     assert len(new) == 1
-    assert {a.replayed.job_id for a in answers if a.replayed is not None} == set(new)
+    assert {a.replayed.jobs[0].job_id for a in answers if a.replayed is not None} == set(new)
     assert num_jobs(bench.client) == 1
     assert bench.claim().record.job_id == new[0]
 
@@ -251,7 +254,7 @@ async def test_of_requests_that_differ_at_once_under_one_key_one_becomes_a_job(
     # The race: a client uses its key for several requests before it has any answer.
     requests = [replace(SAME, request_hash=f"{i:032x}") for i in range(20)]
     answers = await asyncio.gather(
-        *(bench.submissions.submit(spec(), request) for request in requests),
+        *(bench.submissions.submit(spec(), idempotency=request) for request in requests),
         return_exceptions=True,
     )
     refused = [answer for answer in answers if isinstance(answer, IdempotencyMismatchError)]

@@ -28,7 +28,29 @@ from common.connection import connect, connect_async
 from common.invariants import Kind
 from common.job_store import Holding, Idempotency
 from common.sampling import SamplingSpec
-from common.schemas import JOB_CLASSES, JobClass, JobSpec, JobStatus, Outcome, TokenEvent
+from common.schemas import (
+    JobClass,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    TokenEvent,
+    member_ids,
+)
+from tests.integration.job_draws import (
+    API_KEYS,
+    REVISIONS,
+    SAME,
+    WORKERS,
+    choices,
+    few,
+    idempotencies,
+    job_classes,
+    picks,
+    rare_events,
+    revisions,
+    seldom,
+    workers,
+)
 from tests.integration.job_model import TRIAL_TOKENS, JobModel
 from tests.integration.job_scripts import JobScripts
 from tests.integration.job_state import AGO, LONG_AGO, Call, Message, ModelJob
@@ -36,31 +58,6 @@ from tests.integration.stores import MODEL
 from tests.integration.stores import settings as store_settings
 
 LIMITS = store_settings(lease_s=1000, queue_capacity=6, max_attempts=2)
-WORKERS = ("worker-0", "worker-1", "worker-2")
-API_KEYS = ("key-a", "key-b")
-SAME = Idempotency("same-key", "same-request")
-OTHER_REQUEST = Idempotency("same-key", "other-request")
-REVISIONS = ("r1:float32", "r2:float32")
-
-# The first one has the most to do: only a worker that holds many jobs can lose many.
-workers = st.sampled_from([WORKERS[0], *WORKERS])
-revisions = st.sampled_from(REVISIONS)
-job_classes = st.sampled_from(JOB_CLASSES)
-idempotencies = st.sampled_from([None, None, SAME, SAME, OTHER_REQUEST])
-picks = st.integers(0, 7)
-"""One of those that there are now, counted from the latest."""
-few = st.integers(1, 3)
-rare_events = st.sampled_from(
-    [
-        "permits are spent",
-        "idempotency keys pass",
-        "a stream passes",
-        "a record passes",
-        "a record is deleted by hand",
-        "a model cannot be loaded",
-    ]
-)
-seldom = st.sampled_from([False, False, False, True])
 
 T = TypeVar("T")
 
@@ -74,7 +71,7 @@ class JobMachine(RuleBasedStateMachine):
     def __init__(self, scripts: JobScripts) -> None:
         super().__init__()
         self.scripts = scripts
-        self.specs: list[tuple[JobSpec, Idempotency | None]] = []
+        self.specs: list[tuple[list[JobSpec], Idempotency | None]] = []
         self.calls: list[Call] = []
         self.used_ms = 0
         self.agrees = False
@@ -90,7 +87,8 @@ class JobMachine(RuleBasedStateMachine):
         self.model = JobModel(LIMITS.queue_capacity, LIMITS.max_attempts, claims)
         for job_class in jobs:
             is_last = len(self.specs) == len(jobs) - 1
-            self.submit(job_class, API_KEYS[0], SAME if is_last else None)
+            num_choices = 1 + len(self.specs) % 2
+            self.submit(job_class, API_KEYS[0], SAME if is_last else None, 1, num_choices)
         self.claim(WORKERS[0], REVISIONS[0], num_begun, False)
         for call in self.running():
             self.call_append(call, 0, 1)
@@ -154,14 +152,30 @@ class JobMachine(RuleBasedStateMachine):
 
     # The gateway
 
-    @rule(job_class=job_classes, key_id=st.sampled_from(API_KEYS), idempotency=idempotencies)
-    def submit(self, job_class: JobClass, key_id: str, idempotency: Idempotency | None) -> None:
-        job_id = f"job-{len(self.specs):03}"
-        sampling = SamplingSpec(max_tokens=10, time_limit_s=60, seed=7)
-        origin = (f"token of {job_id}", "request")
-        spec = JobSpec(job_id, key_id, MODEL, job_class, sampling, *origin, prompt_ids=(1, 2, 3))
-        self.specs.append((spec, idempotency))
-        self.both(lambda side: side.submit(spec, idempotency))
+    @rule(
+        job_class=job_classes,
+        key_id=st.sampled_from(API_KEYS),
+        idempotency=idempotencies,
+        count=st.sampled_from([1, 1, 1, 2, 3]),
+        num_choices=st.sampled_from([1, 1, 2, 3]),
+    )
+    def submit(
+        self,
+        job_class: JobClass,
+        key_id: str,
+        idempotency: Idempotency | None,
+        count: int,
+        num_choices: int,
+    ) -> None:
+        """Some jobs, in a group where there are several."""
+        sampling = SamplingSpec(max_tokens=10, time_limit_s=60, seed=7, n=num_choices)
+        place = (key_id, MODEL, job_class, sampling)
+        specs = [
+            JobSpec(job_id, *place, f"token of {job_id}", "request", prompt_ids=(1, 2, 3))
+            for job_id in member_ids(f"job-{len(self.specs):03}", count)
+        ]
+        self.specs.append((specs, idempotency))
+        self.both(lambda side: side.submit(specs, idempotency))
 
     @precondition(lambda self: self.jobs())
     @rule(pick=picks, is_stranger=seldom)
@@ -189,10 +203,10 @@ class JobMachine(RuleBasedStateMachine):
         if is_claim and self.calls:
             self.call_claim(_pick(self.calls[::-1], pick))
             return
-        spec, idempotency = _pick(self.specs[::-1], pick)
-        known = self.model.jobs.get(spec.job_id)
+        specs, idempotency = _pick(self.specs[::-1], pick)
+        known = self.model.jobs.get(specs[0].job_id)
         if known is None or known.has_record:
-            self.both(lambda side: side.submit(spec, idempotency))
+            self.both(lambda side: side.submit(specs, idempotency))
 
     def call_claim(self, call: Call) -> None:
         claimed = self.both(lambda side: side.claim(call.worker, call.nonce, call.revision))
@@ -200,24 +214,33 @@ class JobMachine(RuleBasedStateMachine):
             call.job_id = claimed.job_id
 
     @if_any_can_run
-    @rule(pick=picks, count=st.sampled_from([1, 3, TRIAL_TOKENS]), is_repeated=seldom)
-    def append(self, pick: int, count: int, is_repeated: bool) -> None:
+    @rule(
+        pick=picks,
+        count=st.sampled_from([1, 3, TRIAL_TOKENS]),
+        choice=choices,
+        is_repeated=seldom,
+    )
+    def append(self, pick: int, count: int, choice: int, is_repeated: bool) -> None:
         call = self.a_claim(pick)
-        position = len(self.job(call).tokens)
+        committed = _pick(self.job(call).choices, choice)
+        position = len(committed)
         for _ in range(1 + is_repeated):
-            self.call_append(call, position, count)
+            self.call_append(call, position, count, choice)
 
     @if_any_can_run
-    @rule(pick=picks, shift=st.integers(-3, 3))
-    def append_elsewhere(self, pick: int, shift: int) -> None:
+    @rule(pick=picks, shift=st.integers(-3, 3), choice=choices)
+    def append_elsewhere(self, pick: int, shift: int, choice: int) -> None:
         """An earlier append once more, or one that comes before another."""
         call = self.a_claim(pick)
-        self.call_append(call, max(0, len(self.job(call).tokens) + shift), 2)
+        committed = _pick(self.job(call).choices, choice)
+        self.call_append(call, max(0, len(committed) + shift), 2, choice)
 
-    def call_append(self, call: Call, position: int, count: int) -> None:
+    def call_append(self, call: Call, position: int, count: int, choice: int = 0) -> None:
+        """Of one choice, counted on from the first where there are fewer."""
         used_ms = self.work()
         ids = tuple(range(used_ms, used_ms + count))
-        event = TokenEvent(position, ids, tuple(f"<{token}>" for token in ids))
+        texts = tuple(f"<{token}>" for token in ids)
+        event = TokenEvent(position, ids, texts, choice % len(self.job(call).choices))
         self.both(lambda side: side.append(call.job_id, call.nonce, event, used_ms))
 
     def work(self) -> int:
@@ -261,7 +284,7 @@ class JobMachine(RuleBasedStateMachine):
     def speak_too_late(self, pick: int) -> None:
         """A worker does not know yet that its claim holds no more."""
         call = _pick(self.late(), pick)
-        self.call_append(call, len(self.job(call).tokens), 1)
+        self.call_append(call, len(self.job(call).choices[0]), 1)
         self.both(lambda side: side.restart(call.job_id, call.nonce))
         self.call_finish(call, self.job(call).outcome(JobStatus.COMPLETED))
         self.both(lambda side: side.release(call.job_id, call.nonce))
@@ -327,7 +350,7 @@ class JobMachine(RuleBasedStateMachine):
             self.both(lambda side: side.spend_permits())
         elif event == "idempotency keys pass":  # and one of them is used again
             self.both(lambda side: side.let_idempotency_pass())
-            self.submit("normal", API_KEYS[0], SAME)
+            self.submit("normal", API_KEYS[0], SAME, 1, 1)
         elif event == "a model cannot be loaded":
             self.model_cannot_be_loaded(but_by_one=pick == 0)
         elif event == "a record is deleted by hand":

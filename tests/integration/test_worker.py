@@ -128,7 +128,9 @@ def submit(client: SyncRedis, max_tokens: int | None = 3, **changes: Any) -> str
     job = JobSpec(**(values | changes))
     fields = [part for pair in job.to_fields().items() for part in pair]
     Script("submit").call(
-        client, job.job_id, "k", "m", job.job_class, 100, 1000, 1000, "", "", *fields
+        client,
+        *(job.job_id, "k", "m", job.job_class, 100, 1000, 1000, 1, "", ""),
+        *(job.job_id, len(fields) // 2, *fields),
     )
     return job.job_id
 

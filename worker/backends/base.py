@@ -20,11 +20,13 @@ from common.vitals import EngineStats
 
 @dataclass(frozen=True, slots=True)
 class BackendJob:
-    """A job to run.
+    """One choice of a job to run.
 
     Attributes:
-        run_id: Names this run: a job that comes back to the same worker has another one.
-        sampling: `max_tokens` is set.
+        run_id: Names this run of the job, the same for all its choices: a job that comes back to
+            the same worker has another one.
+        sampling: `max_tokens` is set. The log-probabilities of the prompt are for choice 0 to tell,
+            though nothing of it be left to generate.
         committed_ids: Tokens of an earlier attempt, to be continued and not sent again.
         used_s: Seconds of execution of earlier attempts; they count toward the time limit.
     """
@@ -35,11 +37,12 @@ class BackendJob:
     job_class: JobClass
     committed_ids: tuple[int, ...] = ()
     used_s: float = 0.0
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BackendEnd:
-    """How a job ended in the backend.
+    """How a choice ended in the backend.
 
     Attributes:
         status: A final status.
@@ -58,13 +61,15 @@ class BackendEnd:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of a run, its end, or both.
+    """New tokens of a choice, its end, or both.
 
     Attributes:
         position: Index of the first new token among all that were generated.
         texts: One for each id.
         used_s: Seconds of execution so far, over all attempts.
         logprobs: One for each id where the job asked for them, else none.
+        prompt_logprobs: One for each token of the prompt after the first, where the job asked for
+            them: once, with choice 0's first delta here or with its end.
     """
 
     run_id: str
@@ -74,6 +79,8 @@ class Delta:
     used_s: float
     end: BackendEnd | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    choice: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 Deliver = Callable[[Sequence[Delta]], None]
@@ -101,18 +108,21 @@ class Backend(Protocol):
         ...
 
     def text_of_committed(self, job: BackendJob) -> str | None:
-        """The text that the job's committed tokens gave when they were new; None: they cannot be.
+        """The text that the choice's committed tokens gave when they were new.
 
-        Text held back at their end is not in it. Thread-safe.
+        None where they cannot be continued. Text held back at their end is not in it. Thread-safe.
         """
         ...
 
     def submit(self, job: BackendJob) -> None:
-        """Take a job; its deltas follow. Thread-safe."""
+        """Take a choice of a job; its deltas follow. Thread-safe."""
         ...
 
     def abort(self, run_id: str) -> None:
-        """End a run as cancelled at the next step; one that is unknown is ignored. Thread-safe."""
+        """End all choices of a run as cancelled at the next step. Thread-safe.
+
+        A run that is unknown is ignored.
+        """
         ...
 
     def wake(self) -> None:

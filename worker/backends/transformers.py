@@ -137,7 +137,7 @@ class TransformersBackend:
             return None
 
     def submit(self, job: BackendJob) -> None:
-        """Take a job; see the contract."""
+        """Take a choice of a job; see the contract."""
         self._loaded.add(_request(job))
 
     def abort(self, run_id: str) -> None:
@@ -221,16 +221,17 @@ def _request(job: BackendJob) -> Request:
     return Request(
         request_id=job.run_id,
         prompt_ids=job.prompt_ids,
-        params=_params(job.sampling),
+        params=_params(job.sampling, job.choice),
         priority=JOB_CLASSES.index(job.job_class),
         time_limit_s=job.sampling.time_limit_s,
         used_s=job.used_s,
         committed_ids=job.committed_ids,
+        choice=job.choice,
         grammar=None if job.sampling.grammar is None else job.sampling.grammar.lark(),
     )
 
 
-def _params(spec: SamplingSpec) -> SamplingParams:
+def _params(spec: SamplingSpec, choice: int) -> SamplingParams:
     assert spec.max_tokens is not None, "the task decides it before the backend sees the job"
     return SamplingParams(
         max_tokens=spec.max_tokens,
@@ -248,6 +249,7 @@ def _params(spec: SamplingSpec) -> SamplingParams:
         stop_token_ids=spec.stop_token_ids,
         logit_bias=spec.logit_bias,
         logprobs=spec.logprobs,
+        prompt_logprobs=spec.prompt_logprobs if choice == 0 else None,
     )
 
 
@@ -260,6 +262,8 @@ def _delta(output: Output) -> Delta:
         used_s=output.used_s,
         end=None if output.finish_reason is None else _end(output, output.finish_reason),
         logprobs=tuple(_logprobs(found) for found in output.logprobs),
+        choice=output.choice,
+        prompt_logprobs=tuple(_logprobs(found) for found in output.prompt_logprobs),
     )
 
 

@@ -194,7 +194,10 @@ class Engine:
             sequence = LiveSequence(
                 self._num_arrived, request, self._table, self._loaded.eos_ids, arrival.arrived_s
             )
-            is_over = sequence.transcript.finish_reason is FinishReason.STOP
+            is_over = (
+                sequence.transcript.finish_reason is FinishReason.STOP
+                or not request.params.max_tokens
+            )
             if request.grammar is not None and not is_over:
                 self._grammars.compile(sequence, self._clock())
                 return
@@ -215,7 +218,10 @@ class Engine:
             yield from self._queue(sequence)
 
     def _queue(self, sequence: LiveSequence) -> Iterator[Output]:
-        if sequence.transcript.finish_reason is not None:
+        # Nothing more is generated, but of the prompt there may be something to tell.
+        sequence.only_scores = sequence.transcript.finish_reason is not None
+        if sequence.only_scores and not sequence.lacks_prompt_logprobs:
+            assert sequence.transcript.finish_reason is not None
             yield sequence.end(sequence.transcript.finish_reason, self._clock())
         else:
             self._scheduler.add(sequence)
@@ -263,7 +269,8 @@ class Engine:
     def _run(self, plan: _Plan) -> list[Output]:
         """Run the plan, sample where a sequence has caught up, and end what has ended."""
         outputs, ready, last_rows = [], [], []
-        self._grammars.begin_masks([s for s, num_tokens in plan if num_tokens == s.num_pending])
+        draws = [s for s, num_tokens in plan if num_tokens == s.num_pending and not s.only_scores]
+        self._grammars.begin_masks(draws)
         logits_NV, has_run = self._forward(plan)
         masks = self._grammars.take_masks()
         end = 0
@@ -278,7 +285,12 @@ class Engine:
                 continue
             sequence.num_cached += num_tokens
             sequence.batch_size = max(sequence.batch_size, len(plan))
-            if not sequence.num_pending:
+            if sequence.num_pending:
+                continue
+            reason = sequence.transcript.finish_reason
+            if reason is not None:
+                outputs.append(sequence.end(reason, self._clock()))
+            else:
                 ready.append(sequence)
                 last_rows.append(end - 1)
         if ready:

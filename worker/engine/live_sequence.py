@@ -25,6 +25,8 @@ class LiveSequence:
         batch_size: The largest step that it was part of, in sequences.
         matcher: Where it is in its grammar; None where it has none, or waits for it.
         sampling_row: What the sampler needs for its next token, whichever that is.
+        only_scores: It generates nothing more, and runs for its prompt's log-probabilities alone;
+            of the last token of the prompt nothing is needed for these.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LiveSequence:
             choice=request.choice,
         )
         self.matcher: Matcher | None = None
+        self.only_scores = False
         self._prompt_logprobs: list[TokenLogprobs] = []
         self._are_prompt_logprobs_sent = False
         self._arrived_s = arrived_s
@@ -66,7 +69,10 @@ class LiveSequence:
     @property
     def num_pending(self) -> int:
         """How many tokens are known but not cached; a decode has one."""
-        return len(self.request.prompt_ids) + len(self.transcript.token_ids) - self.num_cached
+        num_prompt = len(self.request.prompt_ids)
+        if self.only_scores:
+            return num_prompt - 1 - self.num_cached
+        return num_prompt + len(self.transcript.token_ids) - self.num_cached
 
     @property
     def is_decoding(self) -> bool:
@@ -80,7 +86,9 @@ class LiveSequence:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Prompt and completion so far."""
+        """Prompt and completion so far; without what tells nothing of the prompt, if only that."""
+        if self.only_scores:
+            return self.request.prompt_ids[:-1]
         return (*self.request.prompt_ids, *self.transcript.token_ids)
 
     def begin(self, now: float, num_cached: int) -> None:
@@ -202,6 +210,7 @@ class LiveSequence:
             error=error,
             timings=self._timings(now),
             used_s=self.used_s(now),
+            prompt_logprobs=() if self.lacks_prompt_logprobs else self._unsent_prompt_logprobs(),
         )
 
     def _unsent_prompt_logprobs(self) -> tuple[TokenLogprobs, ...]:

@@ -143,7 +143,7 @@ class Scheduler:
         assert not any(sequence.is_running for sequence in self._waiting)
         assert all(sequence.is_running for sequence in self._running)
         assert all(sequence.num_pending > 0 for sequence in self)
-        assert all(sequence.transcript.finish_reason is None for sequence in self)
+        assert all(s.only_scores == (s.transcript.finish_reason is not None) for s in self)
         keys = [sequence.key for sequence in self]
         assert len(keys) == len(set(keys)), f"a sequence is scheduled twice: {keys}"
 

@@ -28,7 +28,8 @@ class SamplingParams:
     """How one sequence draws its tokens and where it ends.
 
     Attributes:
-        max_tokens: Completion tokens at most, replayed ones counted; at least 1.
+        max_tokens: Completion tokens at most, replayed ones counted. 0: the prompt is read for its
+            log-probabilities, where they are asked for, and nothing is generated.
         temperature: 0 is greedy.
         top_p: Nucleus mass in [0, 1]; 1 keeps all, 0 is greedy.
         top_k: The k best tokens are kept; 0 is off, 1 is greedy.
@@ -181,7 +182,7 @@ class Output:
         used_s: Execution time so far, earlier attempts included.
         logprobs: One per id of `token_ids` where they were asked for, else none.
         prompt_logprobs: One per token of the prompt after the first, where they were asked for;
-            with the first new token only.
+            with the first new token only, or with the end where there is none.
     """
 
     request_id: str

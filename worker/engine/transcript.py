@@ -27,7 +27,7 @@ class Transcript:
         )
         self._matcher = StopMatcher(request.params.stop)
         self.token_ids: list[int] = []
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason = None if request.params.max_tokens else FinishReason.LENGTH
 
     def replay(self, committed_ids: tuple[int, ...]) -> str:
         """Append the ids of an earlier attempt and return the text they gave.

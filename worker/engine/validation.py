@@ -53,7 +53,8 @@ def _faults(
     num_prompt, params = len(request.prompt_ids), request.params
     if not num_prompt:
         yield "prompt_ids must hold at least one token id, got none"
-    if num_prompt >= context_length:
+    # Reading a prompt leaves its last token out, so one that fills the context has room.
+    if num_prompt > context_length or (num_prompt == context_length and params.max_tokens):
         yield (
             f"prompt_ids must be shorter than the context of {context_length} tokens, "
             f"got {num_prompt}"
@@ -99,7 +100,7 @@ def _bad_biases(logit_bias: Sequence[tuple[int, float]], vocab_size: int) -> Ite
 
 def _bad_params(params: SamplingParams) -> Iterator[str]:
     bounds: tuple[tuple[str, float, float, float], ...] = (
-        ("max_tokens", params.max_tokens, 1, _MAX_INT),
+        ("max_tokens", params.max_tokens, 0, _MAX_INT),
         ("temperature", params.temperature, 0, _MAX_FLOAT),
         ("top_p", params.top_p, 0, 1),
         ("top_k", params.top_k, 0, _MAX_INT),

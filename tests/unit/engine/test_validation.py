@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from api import schemas
+from common import sampling
 from worker.engine import sequence
 from worker.engine.errors import RequestError
 from worker.engine.sequence import MAX_LOGIT_BIASES, Request, SamplingParams
@@ -27,7 +28,7 @@ def with_params(**extra):
 
 
 BAD_PARAMS = [
-    ({"max_tokens": 0}, "max_tokens must be in [1", "got 0"),
+    ({"max_tokens": -1}, "max_tokens must be in [0", "got -1"),
     ({"min_tokens": 9}, "min_tokens must be in [0, 8]", "got 9"),
     ({"min_tokens": -1}, "min_tokens", "got -1"),
     ({"temperature": -0.1}, "temperature", "got -0.1"),
@@ -66,6 +67,7 @@ def test_a_parameter_out_of_its_range_is_named(extra, expected, came):
         ({"prompt_ids": ()}, "prompt_ids must hold at least one", "got none"),
         ({"prompt_ids": (1, 50)}, "prompt_ids must be in [0, 50)", "got 50 at index 1"),
         ({"prompt_ids": (1,) * 20}, "prompt_ids must be shorter than the context of 20", "got 20"),
+        ({"prompt_ids": (1,) * 21}, "prompt_ids must be shorter than the context of 20", "got 21"),
         ({"prompt_ids": (1,) * 13}, "fit in the context of 20 tokens", "got 13 + 8"),
         ({"committed_ids": (1, -2)}, "committed_ids must be in [0, 50)", "got -2 at index 1"),
         ({"committed_ids": (1,) * 9}, "committed_ids must hold at most max_tokens = 8", "got 9"),
@@ -84,6 +86,8 @@ def test_all_that_is_just_within_its_range_is_taken():
     edge = with_params(min_tokens=8, logprobs=20, prompt_logprobs=0, logit_bias=biases, top_p=0)
     validate(dataclasses.replace(edge, prompt_ids=(49,) * 12, choice=127), **LIMITS)
     validate(FINE, **LIMITS)
+    reading = with_params(max_tokens=0, prompt_logprobs=0)
+    validate(dataclasses.replace(reading, prompt_ids=(49,) * 20), **LIMITS)
 
 
 class TooLong(tuple):
@@ -121,3 +125,7 @@ def test_ends_that_leave_no_token_for_min_tokens_are_refused():
 @pytest.mark.parametrize("name", ["MAX_LOGPROBS", "MAX_LOGIT_BIASES", "MAX_STOP_IDS"])
 def test_the_gateway_and_the_engine_have_the_same_limits(name):
     assert getattr(schemas, name) == getattr(sequence, name)
+
+
+def test_the_submission_and_the_engine_have_the_same_number_of_choices():
+    assert sampling.MAX_CHOICES == sequence.MAX_CHOICES

@@ -1,0 +1,90 @@
+"""What a route asks the submitter for, whatever the body of its request looked like.
+
+Knows nothing about models, Redis or HTTP: a route fills it in from a body that it has parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from api.schemas import DEFAULT_TOP_K, GenerateRequest
+from common.sampling import SamplingSpec
+from common.schemas import JobClass, Prompt
+from common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """One job for each prompt; several are a group, accepted all or none.
+
+    Attributes:
+        prompts: At least one.
+        sampling: `max_tokens` is None where the client did not say; the time limit is as asked for,
+            or TASK_TIME_LIMIT.
+        is_seeded: The seed came from the client; else each job gets one of its own.
+        model: An id or an alias; None is the default.
+        is_rated: Counts toward the key's rate; a group counts once.
+        params: The route's own names of fields, where they differ from those in `SamplingSpec` and
+            here, for errors that name a field.
+    """
+
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingSpec
+    is_seeded: bool
+    model: str | None = None
+    job_class: JobClass = "normal"
+    user_id: str | None = None
+    metadata: dict[str, str] | None = None
+    is_rated: bool = True
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
+    """What the body of `POST /generate` asks for."""
+    return JobRequest(
+        prompts=(_prompt_of(body),),
+        sampling=_sampling_of(body, settings),
+        is_seeded=body.seed is not None,
+        model=body.model_name,
+        job_class=body.priority,
+        user_id=body.user_id,
+        metadata=body.metadata,
+    )
+
+
+def _prompt_of(body: GenerateRequest) -> Prompt:
+    if body.messages is not None:
+        return Prompt(messages=tuple(message.model_dump() for message in body.messages))
+    return Prompt(text=body.prompt, raw=body.raw)
+
+
+def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
+    temperature = settings.temperature if body.temperature is None else body.temperature
+    top_p = settings.top_p if body.top_p is None else body.top_p
+    top_k = body.top_k
+    if body.strategy == "greedy":
+        temperature = 0.0
+    elif body.strategy == "top_k":
+        top_p, top_k = 1.0, top_k or DEFAULT_TOP_K
+    elif body.strategy == "top_p":
+        top_k = 0
+    return SamplingSpec(
+        max_tokens=body.max_tokens,
+        time_limit_s=settings.task_time_limit if body.timeout is None else body.timeout,
+        seed=body.seed or 0,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        stop=tuple(body.stop or ()),
+        ignore_eos=body.ignore_eos,
+        min_tokens=body.min_tokens,
+        grammar=None if body.response_format is None else body.response_format.grammar(),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logit_bias=tuple(sorted((body.logit_bias or {}).items())),
+        logprobs=body.logprobs,
+    )
