@@ -201,7 +201,7 @@ class Engine:
             if request.grammar is not None and not is_over:
                 self._grammars.compile(sequence, self._clock())
                 return
-        except RequestError as error:
+        except Exception as error:  # whatever it is, others have come beside this one
             yield arrival.refuse(error, self._clock())
             return
         yield from self._queue(sequence)

@@ -1,9 +1,13 @@
 """What other threads hand to the engine's."""
 
+import logging
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from worker.engine.errors import RequestError
 from worker.engine.sequence import FinishReason, Output, Request, Timings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +17,18 @@ class Arrival:
     request: Request
     arrived_s: float
 
-    def refuse(self, error: RequestError, now: float) -> Output:
+    def refuse(self, error: Exception, now: float) -> Output:
         """Return the only output of a request that never becomes a sequence."""
+        if not isinstance(error, RequestError):
+            logger.error("a request could not be taken in", exc_info=error)
+            error = RequestError("engine_error", "the engine could not take the request in")
         request, waited_s = self.request, now - self.arrived_s
+        # What is refused may be of any type.
+        committed_ids: object = request.committed_ids
         return Output(
             request_id=request.request_id,
             choice=request.choice,
-            position=len(request.committed_ids),
+            position=len(committed_ids) if isinstance(committed_ids, Sized) else 0,
             token_ids=(),
             texts=(),
             finish_reason=FinishReason.ERROR,
