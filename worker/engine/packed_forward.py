@@ -32,9 +32,7 @@ class PackedForward:
         self._accepted = frozenset(inspect.signature(loaded.model.forward).parameters)
         loaded.model.set_attn_implementation(attention.NAME)
 
-    def __call__(
-        self, chunks: Sequence[Chunk], step: attention.Step
-    ) -> tuple[Tensor, list[int]]:
+    def __call__(self, chunks: Sequence[Chunk], step: attention.Step) -> tuple[Tensor, list[int]]:
         """Run the chunks one after another in a row.
 
         Args:

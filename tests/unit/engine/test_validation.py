@@ -98,7 +98,10 @@ BAD_TYPES = [
     ({"stop": (1,)}, "stop must be strings, got 1"),
     ({"stop_token_ids": 5}, "stop_token_ids must be a tuple of token ids, got 5"),
     ({"stop_token_ids": (1.0,)}, "stop_token_ids must be integers, got 1.0 at index 0"),
-    ({"logit_bias": {5: 1.0}}, "logit_bias must be a tuple of pairs (token id, bias), got {5: 1.0}"),
+    (
+        {"logit_bias": {5: 1.0}},
+        "logit_bias must be a tuple of pairs (token id, bias), got {5: 1.0}",
+    ),
     ({"logit_bias": (5,)}, "logit_bias must be pairs (token id, bias), got 5"),
     ({"logit_bias": ((5, "1"),)}, "logit_bias must be pairs (token id, bias), got (5, '1')"),
     ({"logit_bias": (("5", 1),)}, "logit_bias must be integers, got '5' at index 0"),
