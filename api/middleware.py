@@ -7,6 +7,7 @@ body limit, HEAD. None of them buffers an answer, so streams pass through.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -23,6 +24,8 @@ from common.errors import RequestError
 from common.log import log_context
 
 MAX_REQUEST_ID_CHARS = 128
+MOST_DROPPED_BYTES = 8 * 1024 * 1024
+MOST_DROPPING_S = 10.0
 CLIENT_CLOSED = 499
 """What the access log says where the client hung up before the answer began."""
 
@@ -195,7 +198,11 @@ class Errors:
 
 
 class BodyLimit:
-    """Refuses a body over the limit, announced or not."""
+    """Refuses a body over the limit, announced or not.
+
+    Some of it is read and dropped first: a client that still sends when the connection closes
+    never reads the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -205,9 +212,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if _number(announced) > MAX_BODY_BYTES:
-            await respond(payload_too_large(), scope)(scope, receive, send)
+        headers = Headers(scope=scope)
+        if _number(headers.get("content-length", "")) > MAX_BODY_BYTES:
+            # Who waits for leave to send has sent nothing, and reading would give that leave.
+            if "expect" not in headers:
+                await _drop_body(receive, 0)
+            response = respond(payload_too_large(), scope)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
             return
         size = 0
 
@@ -216,11 +228,29 @@ class BodyLimit:
             message = await receive()
             size += len(message.get("body", b""))
             if size > MAX_BODY_BYTES:
+                if message.get("more_body", False):
+                    await _drop_body(receive, size)
                 # Of all exceptions, this is the one that the framework's body reader lets through.
                 raise HTTPException(413)
             return message
 
         await self._app(scope, receive_and_count, send)
+
+
+async def _drop_body(receive: Receive, size: int) -> None:
+    """Read on to the body's end, or until `MOST_DROPPED_BYTES` of it or `MOST_DROPPING_S` are over.
+
+    Args:
+        receive: The request's own.
+        size: Bytes that were read before.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(MOST_DROPPING_S):
+            has_more = True
+            while has_more and size < MOST_DROPPED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                has_more = message.get("more_body", False)
 
 
 def _number(text: str) -> float:

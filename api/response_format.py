@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from api.schema_keywords import find_fault
 from common.grammar import GrammarSpec
 
 FORMATS = ("text", "json_object", "json_schema", "regex", "choice", "lark")
@@ -47,6 +48,9 @@ def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
     num_bytes = len(_encodable(_dump(schema)).encode())
     if num_bytes > MAX_SCHEMA_BYTES:
         raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes, not {num_bytes}")
+    fault = find_fault(schema)
+    if fault is not None:
+        raise ValueError(f"cannot be used: {fault}")
     return schema
 
 

@@ -40,7 +40,10 @@ def explain(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
         return f"{name} is required.", name
     if kind == "extra_forbidden":
         return f"{name} is not a known field.{_nearest(name)}", name
-    return f"{name} {_expectation(name, problem)}; got {shown(problem['input'])}.", name
+    expected = _expectation(name, problem)
+    if problem["type"] == "value_error" and ("; got " in expected or name.startswith(FORMAT)):
+        return f"{name} {expected}.", name  # it says itself what came
+    return f"{name} {expected}; got {shown(problem['input'])}.", name
 
 
 def shown(value: object) -> str:
@@ -81,7 +84,7 @@ def _expectation(name: str, problem: Mapping[str, Any]) -> str:
     if problem["type"] in _OUT_OF_RANGE and name in GenerateRequest.model_fields:
         return f"must be {_range_of(name)}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return printable(str(problem["ctx"]["error"]))
     if problem["type"] in _NO_FORM:
         return f"must be an object whose type is one of {', '.join(FORMATS)}"
     if problem["type"] == "string_unicode":

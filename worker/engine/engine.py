@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.engine.detokenizer import TokenTable
 from worker.engine.errors import DeviceLostError, RequestError
 from worker.engine.grammars import COMPILE_LIMIT_S, Compiled, Grammars
-from worker.engine.inbox import Abort, Arrival
+from worker.engine.inbox import NOT_TAKEN_IN, Abort, Arrival
 from worker.engine.live_sequence import LiveSequence
 from worker.engine.loader import LoadedModel
 from worker.engine.logprobs import sampled_logprobs
@@ -201,8 +201,12 @@ class Engine:
             if request.grammar is not None and not is_over:
                 self._grammars.compile(sequence, self._clock())
                 return
-        except Exception as error:  # whatever it is, others have come beside this one
+        except RequestError as error:
             yield arrival.refuse(error, self._clock())
+            return
+        except Exception:  # others have come beside it
+            logger.exception("a request could not be taken in")
+            yield arrival.refuse(NOT_TAKEN_IN, self._clock())
             return
         yield from self._queue(sequence)
 

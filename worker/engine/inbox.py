@@ -1,13 +1,12 @@
 """What other threads hand to the engine's."""
 
-import logging
 from collections.abc import Sized
 from dataclasses import dataclass
 
 from worker.engine.errors import RequestError
 from worker.engine.sequence import FinishReason, Output, Request, Timings
 
-logger = logging.getLogger(__name__)
+NOT_TAKEN_IN = RequestError("engine_error", "the engine could not take the request in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +16,8 @@ class Arrival:
     request: Request
     arrived_s: float
 
-    def refuse(self, error: Exception, now: float) -> Output:
+    def refuse(self, error: RequestError, now: float) -> Output:
         """Return the only output of a request that never becomes a sequence."""
-        if not isinstance(error, RequestError):
-            logger.error("a request could not be taken in", exc_info=error)
-            error = RequestError("engine_error", "the engine could not take the request in")
         request, waited_s = self.request, now - self.arrived_s
         # What is refused may be of any type.
         committed_ids: object = request.committed_ids

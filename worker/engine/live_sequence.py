@@ -208,6 +208,9 @@ class LiveSequence:
         self, reason: FinishReason, now: float, code: str | None = None, error: str | None = None
     ) -> Output:
         """Return the last output of a sequence that ends without another token."""
+        limit_s = self.request.time_limit_s
+        if reason is FinishReason.TIMEOUT and limit_s is not None:
+            error = f"it ran for {self.used_s(now):.3g} s; its time limit is {limit_s:g} s"
         return Output(
             request_id=self.request.request_id,
             choice=self.request.choice,

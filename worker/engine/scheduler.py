@@ -19,8 +19,8 @@ TURNS_OF_OLDEST = 16
 many others come, it is admitted within so many times the number of those that came before it."""
 
 LEAST_NEW_TOKENS = 32
-"""So many a low sequence draws, each time that it is admitted, before it gives way to a high one. So
-does one that was admitted as the oldest before it is among the first to give way to a full cache."""
+"""So many a low sequence draws, each time it is admitted, before it gives way to a high one; and
+one that was admitted as the oldest, before it may be the first to give way to a full cache."""
 
 _HIGH, _LOW = 0, 2
 
