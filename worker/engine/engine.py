@@ -194,10 +194,8 @@ class Engine:
             sequence = LiveSequence(
                 self._num_arrived, request, self._table, self._loaded.eos_ids, arrival.arrived_s
             )
-            is_over = (
-                sequence.transcript.finish_reason is FinishReason.STOP
-                or not request.params.max_tokens
-            )
+            reason, most = sequence.transcript.finish_reason, request.params.max_tokens
+            is_over = reason is FinishReason.STOP or not most
             if request.grammar is not None and not is_over:
                 self._grammars.compile(sequence, self._clock())
                 return
