@@ -147,6 +147,31 @@ class FailedAnswer(_Answer):
     model: str | None = None
 
 
+class AcceptedTask(_Answer):
+    """One of several accepted tasks."""
+
+    status: Status
+    task_id: str = Field(examples=[TASK_ID + "-0"])
+    status_url: str
+    result_url: str
+    stream_url: str
+    cancel_url: str
+
+
+class BatchSubmitAnswer(_Answer):
+    """Accepted tasks, in the order of the prompts."""
+
+    status: Literal["queued"]
+    message: str
+    tasks: list[AcceptedTask]
+
+
+class BatchGeneratedAnswer(_Answer):
+    """What was generated for each prompt, in their order."""
+
+    results: list[GeneratedAnswer | FailedAnswer]
+
+
 class CancelAnswer(_Answer):
     """A cancelled task: `processing` means that its worker was told."""
 
@@ -230,6 +255,7 @@ _ERRORS = {
     422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
     503: "The queue is full, or Redis is away; see `Retry-After`.",
+    504: "The answer took longer than `WAIT_LIMIT_S`.",
 }
 
 

@@ -60,6 +60,7 @@ class FleetPoller:
         self._cards: dict[str, ModelCard] = {}
         self._polled_at_s = 0.0
         self._samples: deque[_Sample] = deque()
+        self._absent_since_s: dict[str, float] = {}
         self.has_polled = asyncio.Event()
 
     async def run(self) -> None:
@@ -74,13 +75,20 @@ class FleetPoller:
         """
         try:
             fleet = await self._reader.snapshot(self._models)
-            cards = {model: await self._reader.card(model) for model in self._models}
+            cards = await self._reader.cards(self._models)
         except RedisUnavailableError:
             self._fleet = None
+            self._absent_since_s.clear()  # whoever is there cannot say so now
             raise
-        self._cards = {model: card for model, card in cards.items() if card is not None}
+        self._cards = cards
         self._fleet, self._polled_at_s = fleet, time.monotonic()
         self._sample(fleet)
+        self._note_absences(fleet)
+
+    def absent_s(self, model: str) -> float:
+        """For how long no worker has announced a model; 0 where one does, loaded or loading."""
+        since_s = self._absent_since_s.get(model)
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     @property
     def fleet(self) -> Fleet | None:
@@ -138,6 +146,13 @@ class FleetPoller:
             await self.poll()
         self.has_polled.set()
         await asyncio.sleep(PERIOD_S)
+
+    def _note_absences(self, fleet: Fleet) -> None:
+        for model in self._models:
+            if fleet.states(model):
+                self._absent_since_s.pop(model, None)
+            else:
+                self._absent_since_s.setdefault(model, self._polled_at_s)
 
     def _sample(self, fleet: Fleet) -> None:
         counters = fleet.counters

@@ -8,25 +8,36 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from api.attendance import Attendance
 from api.auth import KeyRing
 from api.background import end
+from api.batches.answers import LineAnswers
+from api.batches.driver import Tools
+from api.batches.runner import BatchRunner
+from api.cancelling import Canceller
 from api.durability_watch import DurabilityWatch
+from api.files import Files
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
+from api.object_store import ObjectStore
+from api.openai.call_maker import CallMaker
 from api.reaper import Reaper
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
+from common.batch_store import Batches
 from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
+from common.file_records import FileRecords
 from common.fleet import FleetReader
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
-from common.request_log import OnEnd, request_logger
+from common.request_log import request_logger
 from common.settings import Settings
+from common.waited import WaitedJobs
 
 FIRST_POLL_S = 1.0
 
@@ -45,12 +56,18 @@ class Gateway:
     poller: FleetPoller
     reaper: Reaper
     durability: DurabilityWatch
-    submitter: Submitter
+    canceller: Canceller
+    attendance: Attendance
     tokenizers: Tokenizers
+    submitter: Submitter
+    calls: CallMaker
+    files: Files
+    batches: Batches
+    batch_runner: BatchRunner
     grammars: GrammarChecker
     http_metrics: HttpMetrics
-    on_end: OnEnd
     started_s: float = field(default_factory=time.monotonic)
+    started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def build(cls, settings: Settings) -> Gateway:
@@ -68,8 +85,15 @@ class Gateway:
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
-        grammars, tokenizers = GrammarChecker(), Tokenizers(fleet)
+        grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
+        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
+        submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars)
+        files = Files(FileRecords(redis), ObjectStore.at(settings))
+        batches = Batches(redis, settings.lease_s)
+        answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)
+        calls = CallMaker(settings, catalog, poller, tokenizers)
+        tools = Tools(settings, batches, files, jobs, submitter, calls, poller, answers)
         return cls(
             settings=settings,
             redis=redis,
@@ -81,17 +105,23 @@ class Gateway:
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
-            submitter=Submitter(settings, catalog, jobs, poller, tokenizers, grammars),
+            canceller=canceller,
+            attendance=Attendance(canceller, WaitedJobs(redis)),
             tokenizers=tokenizers,
+            submitter=submitter,
+            calls=calls,
+            files=files,
+            batches=batches,
+            batch_runner=BatchRunner(tools),
             grammars=grammars,
             http_metrics=HttpMetrics(),
-            on_end=on_end,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside; starts as well where Redis is away."""
-        parts = (self.watcher, self.poller, self.reaper, self.durability)
+        services = (self.watcher, self.poller, self.reaper, self.durability, self.files)
+        parts = (*services, self.batch_runner)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLL_S):
@@ -101,6 +131,7 @@ class Gateway:
         finally:
             self.begin_shutdown()
             await end(*tasks)
+            await self.attendance.close()
             await self.grammars.close()
             await self.redis.aclose()
 

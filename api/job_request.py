@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.schemas import DEFAULT_TOP_K, GenerateRequest
+from api.schemas import (
+    DEFAULT_TOP_K,
+    BatchGenerateRequest,
+    GenerateRequest,
+    GenerationOptions,
+    Strategy,
+)
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
 from common.settings import Settings
@@ -25,6 +31,7 @@ class JobRequest:
         is_seeded: The seed came from the client; else each job gets one of its own.
         model: An id or an alias; None is the default.
         is_rated: Counts toward the key's rate; a group counts once.
+        group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
     """
@@ -37,13 +44,26 @@ class JobRequest:
     user_id: str | None = None
     metadata: dict[str, str] | None = None
     is_rated: bool = True
+    group_id: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
     """What the body of `POST /generate` asks for."""
+    return _request((_prompt_of(body),), body, settings)
+
+
+def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> JobRequest:
+    """What the body of `POST /batch/generate` asks for."""
+    prompts = tuple(Prompt(text=prompt, raw=body.raw) for prompt in body.prompts)
+    return _request(prompts, body, settings)
+
+
+def _request(
+    prompts: tuple[Prompt, ...], body: GenerationOptions, settings: Settings
+) -> JobRequest:
     return JobRequest(
-        prompts=(_prompt_of(body),),
+        prompts=prompts,
         sampling=_sampling_of(body, settings),
         is_seeded=body.seed is not None,
         model=body.model_name,
@@ -59,16 +79,10 @@ def _prompt_of(body: GenerateRequest) -> Prompt:
     return Prompt(text=body.prompt, raw=body.raw)
 
 
-def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
+def _sampling_of(body: GenerationOptions, settings: Settings) -> SamplingSpec:
     temperature = settings.temperature if body.temperature is None else body.temperature
     top_p = settings.top_p if body.top_p is None else body.top_p
-    top_k = body.top_k
-    if body.strategy == "greedy":
-        temperature = 0.0
-    elif body.strategy == "top_k":
-        top_p, top_k = 1.0, top_k or DEFAULT_TOP_K
-    elif body.strategy == "top_p":
-        top_k = 0
+    temperature, top_p, top_k = by_strategy(body.strategy, temperature, top_p, body.top_k)
     return SamplingSpec(
         max_tokens=body.max_tokens,
         time_limit_s=settings.task_time_limit if body.timeout is None else body.timeout,
@@ -88,3 +102,14 @@ def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
         logit_bias=tuple(sorted((body.logit_bias or {}).items())),
         logprobs=body.logprobs,
     )
+
+
+def by_strategy(
+    strategy: Strategy | None, temperature: float, top_p: float, top_k: int
+) -> tuple[float, float, int]:
+    """Temperature, nucleus mass and top-k, as the strategy changes them: it wins over them."""
+    if strategy == "greedy":
+        return 0.0, top_p, top_k
+    if strategy == "top_k":
+        return temperature, 1.0, top_k or DEFAULT_TOP_K
+    return temperature, top_p, 0 if strategy == "top_p" else top_k

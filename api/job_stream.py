@@ -21,7 +21,7 @@ from api.job_views import (
     progress_of,
     status_message,
 )
-from api.sse import HEARTBEAT, RETRY, frame
+from api.sse import HEARTBEAT, HEARTBEAT_S, RETRY, frame
 from api.watch import HistoryGone, StatusChange, Update, Watch, WatchClosed
 from api.watcher import Watcher
 from common.errors import RedisUnavailableError
@@ -29,7 +29,6 @@ from common.job_store import Submissions
 from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent, TokenEvent
 
 COALESCE_S = 0.025
-HEARTBEAT_S = 15.0
 LIFETIME_S = 900.0
 RETRY_S = 0.5
 

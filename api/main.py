@@ -19,10 +19,15 @@ from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
 from api.routes import (
+    batch_generate,
+    batches,
+    files,
     generate,
     health,
     metrics,
     models,
+    openai_generate,
+    openai_models,
     root,
     stats,
     stream,
@@ -32,7 +37,11 @@ from api.routes import (
 from common import __version__, log
 from common.settings import Settings, load_settings
 
-_ROUTES = (root, generate, tasks, stream, tokenize, models, stats, health, metrics)
+_ROUTES = (
+    *(root, generate, batch_generate, tasks, stream, tokenize, models),
+    *(openai_generate, openai_models, files, batches),
+    *(stats, health, metrics),
+)
 _EXPOSED = [
     "Idempotent-Replayed",
     "Location",

@@ -18,7 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.error_handlers import MAX_BODY_BYTES, internal_error, payload_too_large, respond
+from api.error_handlers import internal_error, payload_too_large, respond
+from api.upload import body_limit
 from api.validation_message import cut, printable
 from common.errors import RequestError
 from common.log import log_context
@@ -212,12 +213,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if _number(headers.get("content-length", "")) > MAX_BODY_BYTES:
+        headers, limit = Headers(scope=scope), body_limit(scope["path"])
+        if _number(headers.get("content-length", "")) > limit:
             # Who waits for leave to send has sent nothing, and reading would give that leave.
             if "expect" not in headers:
-                await _drop_body(receive, 0)
-            response = respond(payload_too_large(), scope)
+                await _drop_body(receive)
+            response = respond(payload_too_large(scope["path"]), scope)
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
@@ -227,9 +228,9 @@ class BodyLimit:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
+            if size > limit:
                 if message.get("more_body", False):
-                    await _drop_body(receive, size)
+                    await _drop_body(receive)
                 # Of all exceptions, this is the one that the framework's body reader lets through.
                 raise HTTPException(413)
             return message
@@ -237,13 +238,9 @@ class BodyLimit:
         await self._app(scope, receive_and_count, send)
 
 
-async def _drop_body(receive: Receive, size: int) -> None:
-    """Read on to the body's end, or until `MOST_DROPPED_BYTES` of it or `MOST_DROPPING_S` are over.
-
-    Args:
-        receive: The request's own.
-        size: Bytes that were read before.
-    """
+async def _drop_body(receive: Receive) -> None:
+    """Read on to the body's end, or until `MOST_DROPPED_BYTES` or `MOST_DROPPING_S` are over."""
+    size = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(MOST_DROPPING_S):
             has_more = True

@@ -15,11 +15,14 @@ never lost: when a worker dies in the middle of an answer, the next one goes on 
 
 Every request needs an API key, as `X-API-Key` or as `Authorization: Bearer`: press **Authorize**.
 
-Every error is `{"error", "status_code", "error_type", "request_id"}`.
+Every error is `{"error", "status_code", "error_type", "request_id"}`; below `/v1/`, which OpenAI's
+clients use, `{"error": {"message", "type", "param", "code", "request_id"}}`.
 """
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
+    {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
+    {"name": "OpenAI", "description": "The same, for clients of OpenAI's API."},
     {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
     {"name": "Statistics", "description": "What the fleet does, in figures."},

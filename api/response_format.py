@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from api.schema_keywords import find_fault
 from common.grammar import GrammarSpec
+from common.json_depth import depth_of
 
 FORMATS = ("text", "json_object", "json_schema", "regex", "choice", "lark")
 
@@ -43,7 +44,7 @@ Choice = Annotated[
 
 
 def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if _depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
+    if depth_of(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} levels deep")
     num_bytes = len(_encodable(_dump(schema)).encode())
     if num_bytes > MAX_SCHEMA_BYTES:
@@ -161,17 +162,3 @@ def _dump(value: object) -> str:
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except ValueError:
         raise ValueError("must not hold NaN or infinity") from None
-
-
-def _depth(value: object, most: int) -> int:
-    """How deep lists and objects are nested, or more than `most`."""
-    depth, level = 0, [value]
-    while level and depth <= most:
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        depth += bool(level)
-    return depth

@@ -32,6 +32,7 @@ MAX_FIELDS = 64
 MAX_STOP_IDS = 1024
 MAX_LOGIT_BIASES = 1024
 MAX_LOGPROBS = 20
+MAX_PROMPTS = 128
 DEFAULT_TOP_K = 50
 
 _TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
@@ -117,39 +118,13 @@ class ChatMessage(BaseModel):
     content: Text = Field(min_length=1, examples=["Tell me a story about a little dog."])
 
 
-class GenerateRequest(BaseModel):
-    """What to generate, and how."""
+class GenerationOptions(BaseModel):
+    """How to generate, whatever the prompt."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        json_schema_extra={
-            "examples": [
-                {
-                    "prompt": "Once upon a time",
-                    "max_tokens": 128,
-                    "temperature": 0.7,
-                    "top_p": 0.9,
-                    "user_id": "user-12345",
-                }
-            ]
-        },
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    prompt: str | None = Field(
-        default=None,
-        min_length=1,
-        description="The text to answer. It goes through the model's chat template, unless `raw`.",
-    )
-    messages: list[ChatMessage] | None = Field(
-        default=None,
-        min_length=1,
-        fail_fast=True,
-        description="A conversation, in place of `prompt`.",
-    )
-    raw: bool = Field(default=False, description="Continue `prompt` as it is, without a template.")
     max_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -238,14 +213,7 @@ class GenerateRequest(BaseModel):
         return body
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            came = "neither" if self.prompt is None else "both"
-            raise ValueError(f"Exactly one of prompt and messages is expected; got {came}")
-        if self.prompt is not None and not self.raw and not self.prompt.strip():
-            raise ValueError("prompt must not be empty; got nothing but white space")
-        if self.raw and self.messages is not None:
-            raise ValueError("raw goes with prompt, not with messages")
+    def _check_options(self) -> Self:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(
                 f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
@@ -259,3 +227,70 @@ class GenerateRequest(BaseModel):
     def model_name(self) -> str | None:
         """The model that the request names, by either field."""
         return self.model if self.model is not None else self.model_id
+
+
+class _OnePrompt(BaseModel):
+    prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The text to answer. It goes through the model's chat template, unless `raw`.",
+    )
+    messages: list[ChatMessage] | None = Field(
+        default=None,
+        min_length=1,
+        fail_fast=True,
+        description="A conversation, in place of `prompt`.",
+    )
+    raw: bool = Field(default=False, description="Continue `prompt` as it is, without a template.")
+
+
+class _ManyPrompts(BaseModel):
+    prompts: list[Text] = Field(
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        fail_fast=True,
+        description="The texts to answer. Each goes through the chat template, unless `raw`.",
+        examples=[["Hello", "Goodbye"]],
+    )
+    raw: bool = Field(default=False, description="Continue them as they are, without a template.")
+
+
+# A class's fields come after those of the classes that stand to the right of it.
+class GenerateRequest(GenerationOptions, _OnePrompt):
+    """What to generate, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": "Once upon a time",
+                    "max_tokens": 128,
+                    "temperature": 0.7,
+                    "top_p": 0.9,
+                    "user_id": "user-12345",
+                }
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            came = "neither" if self.prompt is None else "both"
+            raise ValueError(f"Exactly one of prompt and messages is expected; got {came}")
+        if self.prompt is not None and not self.raw and not self.prompt.strip():
+            raise ValueError("prompt must not be empty; got nothing but white space")
+        if self.raw and self.messages is not None:
+            raise ValueError("raw goes with prompt, not with messages")
+        return self
+
+
+class BatchGenerateRequest(GenerationOptions, _ManyPrompts):
+    """What to generate for each of several prompts, all in the same way."""
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> Self:
+        for index, prompt in enumerate(self.prompts):
+            if not (prompt if self.raw else prompt.strip()):
+                raise ValueError(f"prompts[{index}] must not be empty")
+        return self

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -22,9 +22,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.background import end
+from api.hang_up import hang_up
 
 RETRY_MS = 2000
 HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT_S = 15.0
+"""Of silence; proxies cut a connection that says nothing for a minute."""
 RETRY = f"retry: {RETRY_MS}\n\n".encode()
 SEND_TIMEOUT_S = 30.0
 """For one frame; a client that takes longer reads no more, and resumes if it is still there."""
@@ -44,21 +47,31 @@ class EventStream(Response):
 
     Args:
         frames: Closed, and so freed, as soon as the client has gone or the last one is sent.
+        headers: More than those that every stream has.
+        first: A frame that was taken from `frames` already.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], status_code: int = 200) -> None:
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        first: bytes = b"",
+    ) -> None:
         self.status_code = status_code
         self.background: BackgroundTask | None = None
         self._frames = frames
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._first = first
+        own = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        self.init_headers({**own, **(headers or {})})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Source: the ASGI specification."""
         writing = asyncio.create_task(self._write(send))
-        waiting = asyncio.create_task(_hang_up(receive))
+        waiting = asyncio.create_task(hang_up(receive))
         try:
             await asyncio.wait({writing, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -70,10 +83,16 @@ class EventStream(Response):
             raise error
 
     async def _write(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
         async with aclosing(self._frames) as frames:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            if self._first:
+                await _send_body(send, self._first, more=True)
             async for body in frames:
                 await _send_body(send, body, more=True)
         await _send_body(send, b"", more=False)
@@ -82,8 +101,3 @@ class EventStream(Response):
 async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
     async with asyncio.timeout(SEND_TIMEOUT_S):
         await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _hang_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
-from api.schemas import MAX_SEED
+from api.schemas import MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.errors import (
     InvalidRequestError,
@@ -27,7 +27,6 @@ from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
 from common.settings import Settings
 
-MAX_PROMPTS = 128
 """Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
@@ -110,7 +109,7 @@ class Submitter:
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
             InvalidRequestError: There are too many prompts, choices or log-probabilities, a prompt
                 is empty or does not fit, the time limit is too long, a token id is not the model's,
-                or the grammar cannot be compiled.
+                the grammar cannot be compiled, or the model makes embeddings.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
@@ -144,14 +143,14 @@ class Submitter:
         return Accepted(group_id, jobs, answer)
 
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
-        model = self._catalog.resolve(request.model).model
+        model = self._model(request)
         self._check(request)
         if request.sampling.grammar is not None:
             await self._grammars.check(request.sampling.grammar, key_id)
         card = await self._poller.card(model)
         if card is not None:
             _check_token_ids(card, request.sampling)
-        job_ids = member_ids(str(uuid.uuid4()), len(request.prompts))
+        job_ids = member_ids(request.group_id or str(uuid.uuid4()), len(request.prompts))
         specs = []
         for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
             try:
@@ -189,6 +188,14 @@ class Submitter:
         default, least = self._settings.max_new_tokens, sampling.min_tokens
         most = fit(card, len(ids), sampling.max_tokens, default, least)
         return ids, sampling.with_max_tokens(most)
+
+    def _model(self, request: JobRequest) -> str:
+        entry = self._catalog.resolve(request.model)
+        if entry.kind != "generate":
+            raise InvalidRequestError(
+                f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"
+            )
+        return entry.model
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

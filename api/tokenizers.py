@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
+from api.token_texts import TokenTexts
+from common.chat_template import RenderingTooLongError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -20,7 +23,8 @@ LONG_AT_ONCE = 1
 INLINE_CHARS = 4096
 """Up to this length texts are encoded, and as many tokens decoded, on the event loop: that takes
 less than a switch."""
-
+INLINE_LIMIT_S = 0.005
+"""Processor time that a template may take there; one that takes more is rendered in a thread."""
 
 T = TypeVar("T")
 
@@ -31,6 +35,7 @@ class Tokenizers:
     def __init__(self, reader: FleetReader) -> None:
         self._reader = reader
         self._encoders: dict[str, PromptEncoder] = {}
+        self._texts: dict[str, TokenTexts] = {}
         self._building = asyncio.Lock()
         self._long = asyncio.Semaphore(LONG_AT_ONCE)
 
@@ -41,8 +46,14 @@ class Tokenizers:
             InvalidRequestError: The chat template refuses the messages, or nothing is left.
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        encoder = await self._encoder(card)
-        return await self._run(lambda: encoder.encode(prompt), _num_chars(prompt))
+        encoder, size = await self.encoder(card), _num_chars(prompt)
+        if size <= INLINE_CHARS:
+            # A template can take long over few words, or make many of them.
+            with suppress(RenderingTooLongError):
+                return encoder.encode(
+                    prompt, time_limit_s=INLINE_LIMIT_S, max_chars=4 * INLINE_CHARS
+                )
+        return await self._in_thread(lambda: encoder.encode(prompt))
 
     async def encode_texts(
         self, card: ModelCard, texts: Sequence[str], *, add_special_tokens: bool
@@ -52,7 +63,7 @@ class Tokenizers:
         Raises:
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        tokenizer = (await self._encoder(card)).tokenizer
+        tokenizer = (await self.encoder(card)).tokenizer
 
         def encode() -> list[list[int]]:
             encodings = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
@@ -68,21 +79,41 @@ class Tokenizers:
         Raises:
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        tokenizer = (await self._encoder(card)).tokenizer
+        tokenizer = (await self.encoder(card)).tokenizer
 
         def decode() -> str:
             return tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
         return await self._run(decode, len(token_ids))
 
+    async def texts(self, card: ModelCard) -> TokenTexts:
+        """What each token of a model stands for.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        encoder = await self.encoder(card)
+        texts = self._texts.get(card.model)
+        if texts is None or texts.tokenizer is not encoder.tokenizer:
+            texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
+        return texts
+
     async def _run(self, work: Callable[[], T], size: int) -> T:
         """Do short work at once, and long work in a thread."""
         if size <= INLINE_CHARS:
             return work()
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         async with self._long:
             return await asyncio.to_thread(work)
 
-    async def _encoder(self, card: ModelCard) -> PromptEncoder:
+    async def encoder(self, card: ModelCard) -> PromptEncoder:
+        """The encoder of a card, which also knows how the model writes calls.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
         encoder = self._encoders.get(card.model)
         if encoder is not None and encoder.card == card:
             return encoder
@@ -96,6 +127,9 @@ class Tokenizers:
 
 
 def _num_chars(prompt: Prompt) -> int:
-    if prompt.messages is not None:
-        return sum(len(str(message["content"])) for message in prompt.messages)
-    return len(prompt.text or "")
+    if prompt.tools or prompt.template_kwargs:
+        return INLINE_CHARS + 1  # how much a template writes of them is not known
+    contents = [message["content"] for message in prompt.messages or ()]
+    return sum(len(text if isinstance(text, str) else str(text)) for text in contents) + len(
+        prompt.text or ""
+    )

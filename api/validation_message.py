@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from api.response_format import FORMATS
-from api.schemas import GenerateRequest
 
 MAX_SHOWN_CHARS = 100
 FORMAT = "response_format"
@@ -20,11 +21,14 @@ _NO_FORM = ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
 _JSON_TYPE = "Content-Type: application/json"
 
 
-def explain(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+def explain(
+    problems: Sequence[Mapping[str, Any]], fields: Mapping[str, FieldInfo]
+) -> tuple[str, str | None]:
     """The sentence, and the field at fault where there is one.
 
     Args:
         problems: As pydantic lists them; the first one is told.
+        fields: Those of the body, by name.
     """
     problem = problems[0]
     location = [part for part in problem["loc"] if part not in ("body", "query", "path", "header")]
@@ -32,15 +36,16 @@ def explain(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     if kind == "json_invalid":
         return f"The body is not valid JSON: {printable(str(problem['ctx']['error']))}.", None
     if not location:
-        return _about_the_body(problem), None
+        error = problem.get("ctx", {}).get("error")
+        return _about_the_body(problem), getattr(error, "param", None)
     if location[0] == FORMAT:
         del location[1:2]  # which of its forms it is; that is no field
     name = printable(_dotted(location))
     if kind == "missing":
         return f"{name} is required.", name
     if kind == "extra_forbidden":
-        return f"{name} is not a known field.{_nearest(name)}", name
-    expected = _expectation(name, problem)
+        return f"{name} is not a known field.{_nearest(name, fields)}", name
+    expected = _expectation(fields.get(name), problem)
     if problem["type"] == "value_error" and ("; got " in expected or name.startswith(FORMAT)):
         return f"{name} {expected}.", name  # it says itself what came
     return f"{name} {expected}; got {shown(problem['input'])}.", name
@@ -80,9 +85,9 @@ def _about_the_body(problem: Mapping[str, Any]) -> str:
     return f"The body must be a JSON object; got {shown(value)}."
 
 
-def _expectation(name: str, problem: Mapping[str, Any]) -> str:
-    if problem["type"] in _OUT_OF_RANGE and name in GenerateRequest.model_fields:
-        return f"must be {_range_of(name)}"
+def _expectation(field: FieldInfo | None, problem: Mapping[str, Any]) -> str:
+    if problem["type"] in _OUT_OF_RANGE and field is not None:
+        return f"must be {_range_of(field)}"
     if problem["type"] == "value_error":
         return printable(str(problem["ctx"]["error"]))
     if problem["type"] in _NO_FORM:
@@ -95,10 +100,14 @@ def _expectation(name: str, problem: Mapping[str, Any]) -> str:
     return _SHOULD.sub("must ", message)
 
 
-def _range_of(name: str) -> str:
+def _range_of(field: FieldInfo) -> str:
     """`from 0 to 2`, `at least 1` or `above 0`, by the field's constraints."""
-    marks = GenerateRequest.model_fields[name].metadata
-    bounds = {k: getattr(mark, k) for mark in marks for k in ("gt", "ge", "le") if hasattr(mark, k)}
+    bounds = {
+        k: getattr(mark, k)
+        for mark in field.metadata
+        for k in ("gt", "ge", "le")
+        if hasattr(mark, k)
+    }
     if "gt" in bounds:
         return f"above {bounds['gt']}"
     if "le" not in bounds:
@@ -117,6 +126,6 @@ def _dotted(location: Sequence[object]) -> str:
     return path
 
 
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, GenerateRequest.model_fields, n=1)
+def _nearest(name: str, fields: Mapping[str, FieldInfo]) -> str:
+    close = difflib.get_close_matches(name, fields, n=1)
     return f" Did you mean {close[0]}?" if close else ""

@@ -70,6 +70,11 @@ class Watcher:
         """Jobs that somebody watches."""
         return len(self._topics)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the gateway shuts down."""
+        return self._is_closed
+
     def close(self) -> None:
         """End every watch and every wait, those to come included."""
         self._is_closed = True

@@ -9,16 +9,26 @@
     |   |-- AuthenticationError        401  invalid_api_key
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
-    |   |   `-- ModelNotFoundError     404  model_not_found
+    |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |-- BatchNotFoundError     404  batch_not_found
+    |   |   `-- StoredFileNotFoundError 404  file_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
+    |   |-- TaskCancelledError         409  task_cancelled
     |   |-- TaskExpiredError           410  task_expired
     |   |-- PayloadTooLargeError       413  payload_too_large
     |   |-- IdempotencyMismatchError   422  idempotency_mismatch
     |   |-- RateLimitError             429  rate_limit_exceeded
     |   |-- InternalError              500  internal_error
+    |   |-- TaskFailedError            500  task_failed
+    |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- QueueFullError             503  queue_full
+    |   |-- FileStoreError             503  file_store_unavailable
     |   |-- ModelNotAnnouncedError     503  model_not_announced
-    |   `-- RedisUnavailableError      503  redis_unavailable
+    |   |-- RedisUnavailableError      503  redis_unavailable
+    |   |-- NoWorkerError              503  no_worker
+    |   |-- ShuttingDownError          503  shutting_down
+    |   |-- RestartedError             503  restarted
+    |   `-- EngineTimeoutError         504  engine_timeout
     `-- JobError                   ends a job; read from `/result`
         |-- ModelLoadError             model_load_error
         |-- EngineError                engine_error
@@ -115,11 +125,30 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class BatchNotFoundError(NotFoundError):
+    """No such batch, or it belongs to another key."""
+
+    code = "batch_not_found"
+
+
+class StoredFileNotFoundError(NotFoundError):
+    """No such file, or it belongs to another key."""
+
+    code = "file_not_found"
+
+
 class MethodNotAllowedError(RequestError):
     """The address exists, the method does not."""
 
     status = 405
     code = "method_not_allowed"
+
+
+class TaskCancelledError(RequestError):
+    """The task that the client waits for was cancelled."""
+
+    status = 409
+    code = "task_cancelled"
 
 
 class TaskExpiredError(RequestError):
@@ -154,11 +183,31 @@ class InternalError(RequestError):
     """Something unforeseen; details are in the error log only."""
 
 
+class TaskFailedError(RequestError):
+    """The task that the client waits for has failed."""
+
+    code = "task_failed"
+
+
+class EngineUnavailableError(RequestError):
+    """The model that the client waits for cannot be loaded."""
+
+    status = 502
+    code = "engine_unavailable"
+
+
 class QueueFullError(RequestError):
     """As many jobs are waiting as the service takes."""
 
     status = 503
     code = "queue_full"
+
+
+class FileStoreError(RequestError):
+    """Where files are kept cannot be reached, or cannot write."""
+
+    status = 503
+    code = "file_store_unavailable"
 
 
 class ModelNotAnnouncedError(RequestError):
@@ -173,6 +222,34 @@ class RedisUnavailableError(RequestError):
 
     status = 503
     code = "redis_unavailable"
+
+
+class NoWorkerError(RequestError):
+    """No worker has had the model for a while."""
+
+    status = 503
+    code = "no_worker"
+
+
+class ShuttingDownError(RequestError):
+    """This gateway stops; another one, or its next start, takes the request."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class RestartedError(RequestError):
+    """A stream's job began again from nothing, and what was sent cannot be taken back."""
+
+    status = 503
+    code = "restarted"
+
+
+class EngineTimeoutError(RequestError):
+    """The answer took longer than the client can wait, or than the task may run."""
+
+    status = 504
+    code = "engine_timeout"
 
 
 class JobError(BatonError):

@@ -38,9 +38,9 @@ class GrammarSpec:
         """
         match self.kind:
             case "json_object":
-                return _of_schema({"type": "object"})
+                return json_rule("start", {"type": "object"})
             case "json_schema":
-                return _of_schema(json.loads(self.text))
+                return json_rule("start", json.loads(self.text))
             case "regex":
                 return f"start: /{_escaped(self.text)}/"
             case "choice":
@@ -51,10 +51,11 @@ class GrammarSpec:
                 return self.text
 
 
-def _of_schema(schema: Any) -> str:
+def json_rule(name: str, schema: Any) -> str:
+    """A rule of Lark for JSON that is valid by a schema."""
     if isinstance(schema, dict):
         schema = {**schema, _JSON_OPTIONS: {"whitespace_pattern": WHITE_SPACE}}
-    return "start: %json " + json.dumps(schema, ensure_ascii=False)
+    return f"{name}: %json {json.dumps(schema, ensure_ascii=False)}"
 
 
 def _escaped(regex: str) -> str:

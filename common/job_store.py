@@ -194,6 +194,16 @@ class Submissions:
             fields = await cast(Any, self._client.hgetall(keys.job(job_id)))
         return JobRecord.from_fields(job_id, fields) if fields else None
 
+    async def ended(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of some jobs that have ended, or are no longer known."""
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.hget(keys.job(job_id), "status")
+            statuses = await pipe.execute()
+        found = zip(job_ids, statuses, strict=True)
+        return {job_id for job_id, s in found if s is None or JobStatus(s).is_final}
+
     async def queue_position(self, record: JobRecord) -> int | None:
         """The place of a waiting job in its model's line; 1 is next, None if it waits no more."""
         classes = ("high", "normal", "low")

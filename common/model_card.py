@@ -24,8 +24,10 @@ class ModelCard:
         vocab_size: Token ids are below this.
         dtype: Of the weights in the worker's memory.
         tokenizer_sha256: Where the tokenizer file is kept (`keys.tokenizer`).
-        chat_template: Jinja source, or None where the model has none.
+        chat_template: Jinja source: the model's own, or ours that stands in for it, or None.
         special_tokens: `bos_token`, `eos_token`, ... for the template.
+        tool_template: The template for conversations with tools, where the model has one of its
+            own for them.
     """
 
     model: str
@@ -38,6 +40,7 @@ class ModelCard:
     tokenizer_sha256: str
     chat_template: str | None
     special_tokens: dict[str, str]
+    tool_template: str | None = None
 
     @property
     def fingerprint(self) -> str:

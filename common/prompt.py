@@ -7,52 +7,84 @@ weights, queues or HTTP.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from common.chat_template import TIME_LIMIT_S, ChatTemplate, RenderingTooLongError, joined
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model_card import ModelCard
 from common.schemas import Message, Prompt
+from common.tool_calls.families import Family, family_of
+from common.tool_calls.system_text import as_texts
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 class PromptEncoder:
-    """Encodes prompts for one model. Thread-safe."""
+    """Encodes prompts for one model. Thread-safe.
+
+    Attributes:
+        family: How the model writes calls, where it is given tools; for
+            `common.tool_calls.parser` and `common.tool_calls.forcing`.
+    """
 
     def __init__(self, card: ModelCard, tokenizer_json: str) -> None:
+        """Read the tokenizer and compile the templates.
+
+        Raises:
+            ModelLoadError: A template cannot be compiled.
+        """
         self.card = card
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self._template = None
-        if card.chat_template is not None:
-            self._template = _environment().from_string(card.chat_template)
+        self._template = _template(card, card.chat_template)
+        tool_template = _template(card, card.tool_template) or self._template
+        self.family = Family.GENERIC
+        if tool_template is not None and tool_template.reads_tools:
+            self.family = family_of(tool_template.source)
+        self._tool_template = None if self.family is Family.GENERIC else tool_template
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        time_limit_s: float = TIME_LIMIT_S,
+        max_chars: int | None = None,
+    ) -> tuple[int, ...]:
         """The token ids of a prompt: through the chat template, except where it is raw.
+
+        Args:
+            prompt: What the client sent.
+            time_limit_s: Of processor time for the template.
+            max_chars: Of what the template makes.
 
         Raises:
             InvalidRequestError: The template refuses the messages, nothing is left to read, or a
                 token id is not the model's.
+            RenderingTooLongError: `time_limit_s` is over, and was below `TIME_LIMIT_S`, or there
+                are more than `max_chars`.
         """
         if prompt.token_ids is not None:
             return self._checked(prompt.token_ids)
-        if prompt.messages is not None:
-            text, is_rendered = self.render(prompt.messages), True
-        elif prompt.raw or self._template is None:
-            text, is_rendered = prompt.text or "", False
+        messages: Sequence[Message] | None = prompt.messages
+        if messages is None and not prompt.raw and self._template is not None:
+            messages = [{"role": "user", "content": prompt.text}]
+        if messages is None:
+            text = prompt.text or ""
         else:
-            text, is_rendered = self.render([{"role": "user", "content": prompt.text}]), True
+            text = self.render(
+                messages,
+                tools=prompt.tools,
+                kwargs=prompt.template_kwargs,
+                time_limit_s=time_limit_s,
+            )
+        if max_chars is not None and len(text) > max_chars:
+            raise RenderingTooLongError
         # A template writes its own special tokens, so none are added to what it rendered.
-        ids = self.tokenizer.encode(text, add_special_tokens=not is_rendered).ids
+        ids = self.tokenizer.encode(text, add_special_tokens=messages is None).ids
         if not ids:
             raise InvalidRequestError("The prompt is empty: expected at least one token.")
         return tuple(ids)
@@ -71,27 +103,45 @@ class PromptEncoder:
                 )
         return token_ids
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> str:
         """The text that the model's template makes of chat messages, ready for the answer.
+
+        Where the template reads tools and writes calls in a known form, it is given tools and
+        calls as they are. Else they are told as texts (`common.tool_calls.system_text`).
+
+        Args:
+            messages: From `common.chat_messages`, or of texts alone.
+            tools: In OpenAI's form; an empty list is none.
+            kwargs: More variables for the template.
+            time_limit_s: Of processor time for the template.
 
         Raises:
             InvalidRequestError: The template refuses them.
+            RenderingTooLongError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
         """
-        if self._template is None:
+        template = self._template
+        if self._tool_template is not None and tools:
+            template = self._tool_template
+        if template is None or self._tool_template is None:
+            takes_system = template is None or template.reads_system
+            messages = as_texts(messages, tools, takes_system=takes_system)
+            tools = None
+        if template is None:
             return render_plain(messages)
-        try:
-            return self._template.render(
-                messages=list(messages), add_generation_prompt=True, **self.card.special_tokens
-            )
-        except TemplateError as error:
-            raise InvalidRequestError(
-                f"The model's chat template refuses the messages: {error}", param="messages"
-            ) from error
-        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            # What the template's own expressions can raise.
-            raise InvalidRequestError(
-                "The model's chat template cannot be used with these messages.", param="messages"
-            ) from error
+        return template.render(
+            template.fitted(messages), tools=tools or None, kwargs=kwargs, time_limit_s=time_limit_s
+        )
+
+
+def _template(card: ModelCard, source: str | None) -> ChatTemplate | None:
+    return None if source is None else ChatTemplate(source, card.special_tokens)
 
 
 def fit(
@@ -151,24 +201,7 @@ def render_plain(messages: Sequence[Message]) -> str:
             raise InvalidRequestError(
                 f"role must be one of {', '.join(PLAIN_ROLES)}; got '{role}'.", param="messages"
             )
-        lines.append(f"{PLAIN_ROLES[role]}: {message['content']}")
+        content = message["content"]
+        text = content if isinstance(content, str) else joined(content)
+        lines.append(f"{PLAIN_ROLES[role]}: {text}")
     return "\n\n".join([*lines, "Assistant:"])
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that Hugging Face chat templates are written for."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)

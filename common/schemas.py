@@ -32,7 +32,7 @@ from common.sampling import SamplingSpec
 from common.token_logprobs import TokenLogprobs
 
 Message = dict[str, Any]
-"""One chat message: `role` and `content`."""
+"""One chat message: `role`, `content`, and what `common.chat_messages` leaves beside them."""
 
 
 class JobStatus(StrEnum):
@@ -64,24 +64,32 @@ class Prompt:
         messages: The chat messages, where no text was sent.
         raw: The text goes to the model as it is, without its chat template.
         token_ids: The prompt as tokens, in place of either; the model reads them as they are.
+        tools: Functions that the model may call, in OpenAI's form.
+        template_kwargs: More variables for the chat template.
     """
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
     raw: bool = False
     token_ids: tuple[int, ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    template_kwargs: dict[str, Any] | None = None
 
     def pack(self) -> str:
-        """JSON."""
-        return _dump(asdict(self))
+        """JSON; the last three fields are in it only where they are set."""
+        values = asdict(self)
+        for name in ("token_ids", "tools", "template_kwargs"):
+            if values[name] is None:
+                del values[name]
+        return _dump(values)
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
         """The inverse of `pack`."""
         values = json.loads(packed)
-        for name in ("messages", "token_ids"):
-            listed = values.get(name)
-            values[name] = None if listed is None else tuple(listed)
+        for name in ("messages", "token_ids", "tools"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**values)
 
 

@@ -24,8 +24,6 @@ from api.job_views import (
     status_view,
     unfinished_view,
 )
-from common.errors import RedisUnavailableError
-from common.request_log import outcome_of
 from common.schemas import JobRecord, JobStatus
 
 POLL_AFTER_S = "1"
@@ -85,9 +83,7 @@ async def cancel(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
     A task that has ended stays as it is: asking twice does no harm.
     """
-    state, ended_here = await gateway.jobs.cancel(task_id, key_id)
-    if ended_here:
-        await _log_end(gateway, task_id)
+    state = await gateway.canceller.cancel(task_id, key_id)
     message = status_message(state) if state.is_final else "Task is being cancelled"
     body = {"status": state, "task_id": task_id, "message": message}
     return JSONResponse(body, 200 if state.is_final else 202)
@@ -98,14 +94,3 @@ async def place_in_line(gateway: Gateway, record: JobRecord) -> int | None:
     if record.status is not JobStatus.QUEUED:
         return None
     return await gateway.jobs.queue_position(record)
-
-
-async def _log_end(gateway: Gateway, task_id: str) -> None:
-    """Write the line that workers write for the jobs that they end."""
-    try:
-        record = await gateway.jobs.find(task_id)
-    except RedisUnavailableError:
-        return
-    if record is None:
-        return
-    gateway.on_end(record, outcome_of(record))

@@ -21,11 +21,17 @@ FAMILIES = {
     keys.CLAIM: "string",
     keys.RATE: "string",
     keys.IDEMPOTENCY: "string",
+    keys.WAITED: "string",
     keys.PERMITS: "list",
     keys.CARD: "string",
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
     keys.TALLIES: "hash",
+    keys.FILE: "hash",
+    keys.FILES: "zset",
+    keys.BATCH: "hash",
+    keys.BATCHES: "zset",
+    keys.BATCH_LINES: "set",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {
@@ -35,9 +41,11 @@ SINGLES = {
     keys.TRIALS: "hash",
     keys.COUNTERS: "hash",
     keys.REAPED: "string",
+    keys.FILE_EXPIRY: "zset",
+    keys.BATCH_LEASES: "zset",
 }
 """Types of the keys that there is one of."""
-PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WORKER)
+PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WAITED, keys.WORKER)
 """Families whose every key has a TTL. A job's record and events are looked at with the job."""
 
 LEASE_SLACK_S = 5.0

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
 from common import keys
-from common.connection import Script, SyncRedis, connect
+from common.connection import connect
+from common.errors import ModelLoadError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter
 from common.job_store import Claim, Claims
+from common.model_catalog import CatalogEntry
 from common.prompt import PromptEncoder
 from common.reaping import Reaping
-from common.sampling import SamplingSpec
 from common.schemas import (
     JobRecord,
-    JobSpec,
     JobStatus,
     Outcome,
     Prompt,
@@ -29,10 +27,12 @@ from common.schemas import (
 )
 from common.settings import Settings
 from tests.fakes import FakeBackend, byte_tokenizer, fake_card
+from tests.integration.submitting import submit
 from tests.redis_server import RedisServer
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.publisher import Publisher
+from worker.registry import ModelRegistry
 from worker.tasks import Draining, JobRunner
 
 TIMEOUT_S = 20
@@ -50,21 +50,21 @@ class WorkerUnderTest:
         self.claims = Claims(self.client, Settings(), "w")
         events = EventWriter(self.client)
         self.host = EngineHost(self.backend, self.held)
-        self.publisher = Publisher(
-            self.held, events, self.claims, self.backend.abort, self._note_end
-        )
+        entry = CatalogEntry("m", (), "m", "transformers", "", "M")
+        models = ModelRegistry([entry], 1)
+        self.publisher = Publisher(self.held, events, self.claims, models.abort, self._note_end)
         self.runner = JobRunner(
-            "m",
-            self.host,
+            models,
             self.held,
             self.claims,
             events,
             self._note_end,
             default_max_tokens=4,
         )
-        self.host.load(FleetWriter(self.client), lambda: None)
+        self.host.load(FleetWriter(self.client), threading.Event())
         self.publisher.start()
         self.host.start(self.publisher)
+        models.put("m", self.host, load_s=0)
 
     def _note_end(self, record: JobRecord, outcome: Outcome) -> None:
         self.ended.append((record, outcome))
@@ -82,7 +82,7 @@ class WorkerUnderTest:
 
     def _run_task(self) -> None:
         try:
-            self.runner.run_next()
+            self.runner.run_next("m")
         except Draining:
             return
 
@@ -112,27 +112,6 @@ class WorkerUnderTest:
             event = unpack_event(entry["d"])
             text += "".join(event.texts) if isinstance(event, TokenEvent) else event.tails[0]
         return text
-
-
-def submit(client: SyncRedis, max_tokens: int | None = 3, **changes: Any) -> str:
-    values: dict[str, Any] = {
-        "job_id": str(uuid.uuid4()),
-        "key_id": "k",
-        "model": "m",
-        "job_class": "normal",
-        "sampling": SamplingSpec(max_tokens=max_tokens, time_limit_s=60, seed=1),
-        "stream_token": "t",
-        "request_id": "r",
-        "prompt_ids": (1, 2),
-    }
-    job = JobSpec(**(values | changes))
-    fields = [part for pair in job.to_fields().items() for part in pair]
-    Script("submit").call(
-        client,
-        *(job.job_id, "k", "m", job.job_class, 100, 1000, 1000, 1, "", ""),
-        *(job.job_id, len(fields) // 2, *fields),
-    )
-    return job.job_id
 
 
 @pytest.fixture
@@ -168,7 +147,7 @@ def test_a_task_goes_on_while_jobs_are_ready_and_no_permit_is_left(
 
 
 def test_a_spare_permit_does_nothing(worker: WorkerUnderTest) -> None:
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     assert worker.ended == []
 
 
@@ -192,7 +171,7 @@ def test_a_prompt_that_no_gateway_could_check_fails_its_job_alone(
     prompt = Prompt(text="x" * 101, raw=True)
     job_id = submit(worker.client, 4, prompt_ids=None, prompt=prompt)
     worker.client.delete(keys.permits("m"))
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "ContextLengthError")
     assert record.error_message is not None
@@ -300,26 +279,21 @@ def test_a_template_that_raises_fails_its_job_alone(worker: WorkerUnderTest) -> 
     )
     job_id = submit(worker.client, 4, prompt_ids=None, prompt=Prompt(text="hi"))
     worker.client.delete(keys.permits("m"))
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "InvalidRequestError")
 
 
-def test_a_template_that_cannot_be_compiled_is_told_and_its_card_not_published(
+def test_a_model_whose_template_cannot_be_compiled_is_not_loaded_and_its_card_not_published(
     redis_url: str,
 ) -> None:
     backend = FakeBackend(chat_template="{% if %}")
-    told = threading.Event()
     host = EngineHost(backend, HeldJobs())
     with connect(redis_url) as client:
-        load = threading.Thread(target=host.load, args=(FleetWriter(client), told.set))
-        load.start()
-        assert told.wait(TIMEOUT_S)
-        host.stop()
-        load.join(TIMEOUT_S)
+        with pytest.raises(ModelLoadError, match="chat template"):
+            host.load(FleetWriter(client), threading.Event())
         assert client.get(keys.card("m")) is None
-    assert host.load_error is not None
-    assert "chat template" in host.load_error.message
+    assert backend.is_closed
 
 
 @pytest.mark.leaves_debris("it deletes a stream", "event_ids")
@@ -382,7 +356,7 @@ def test_a_draining_worker_claims_nothing(worker: WorkerUnderTest) -> None:
     submit(worker.client)
     worker.runner.drain()
     with pytest.raises(Draining):
-        worker.runner.run_next()
+        worker.runner.run_next("m")
 
 
 def test_output_made_while_redis_was_away_arrives_whole_when_it_is_back(

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from common.chat_template import STAND_INS
 from common.errors import ModelLoadError
+from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.sampling import SamplingSpec
 from common.settings import Settings
 from tests.tiny_model import write_tiny_model
-from worker.backends.base import BackendJob, Delta
-from worker.backends.transformers import TransformersBackend
+from worker.backends.base import BackendJob, Delta, MemoryShare
+from worker.backends.transformers import TransformersBackend, _card
+from worker.engine.loader import LoadedModel
 
 BIASED = 66
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
-    source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def backend(source: str) -> TransformersBackend:
     settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
     backend = TransformersBackend(
-        CatalogEntry("tiny", source, source, "transformers", "a tiny one"), settings
+        CatalogEntry("tiny", (), source, "transformers", "a tiny one", "Tiny"), settings
     )
     backend.load(lambda line: None)
     return backend
@@ -84,13 +95,37 @@ def test_a_token_that_the_model_lacks_fails_the_job_as_a_bad_request(
     assert "logit_bias must be in [0, 257), got 1000000" in (only.end.error_message or "")
 
 
+def test_a_closed_backend_gives_back_its_weights_and_its_cache(source: str) -> None:
+    settings = Settings(_env_file=None, device="cpu")
+    entry = CatalogEntry("tiny", (), source, "transformers", "", "Tiny", kv_cache_gib=0.1)
+    backend = TransformersBackend(entry, settings, MemoryShare(3, 1))
+    backend.load(lambda line: None)
+    run(backend)
+    engine = backend._engine
+    assert engine is not None
+    kept = [
+        weakref.ref(part) for part in (engine, engine._runner, *engine._loaded.model.parameters())
+    ]
+    del engine
+    backend.close()
+    assert [part() for part in kept] == [None] * len(kept)
+    backend.abort("run")  # as one that was on its way meanwhile
+
+
+def test_a_model_has_its_own_dtype(source: str) -> None:
+    settings = Settings(_env_file=None, device="cpu", dtype="float32", kv_cache_gib=0.1)
+    entry = CatalogEntry("tiny", (), source, "transformers", "", "Tiny", dtype="bfloat16")
+    card, _ = TransformersBackend(entry, settings).load(lambda line: None)
+    assert card.dtype == "bfloat16"
+
+
 def test_the_engine_tells_what_it_did_once_it_has_done_it(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
     settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
     backend = TransformersBackend(
-        CatalogEntry("tiny", source, source, "transformers", ""), settings
+        CatalogEntry("tiny", (), source, "transformers", "", "Tiny"), settings
     )
     assert backend.stats() is None, "before the model is loaded"
     backend.load(lambda line: None)
@@ -181,7 +216,7 @@ def test_where_a_model_lies_is_for_the_log_alone(
     if is_there:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{")
-    entry = CatalogEntry("tiny", str(folder), str(folder), "transformers", "")
+    entry = CatalogEntry("tiny", (), str(folder), "transformers", "", "Tiny")
     backend = TransformersBackend(entry, Settings(_env_file=None, device="cpu"))
     with pytest.raises(ModelLoadError) as raised:
         backend.load(lambda line: None)
@@ -195,3 +230,33 @@ def test_a_time_limit_that_is_over_is_named(backend: TransformersBackend) -> Non
     assert last.end is not None
     assert (last.end.status, last.end.error_type) == ("expired", "DeadlineExceededError")
     assert "its time limit is 1e-06 s" in (last.end.error_message or "")
+
+
+def card_of(*tokens: str, chat_template: Any = None) -> ModelCard:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab={}, merges=[])), chat_template=chat_template
+    )
+    tokenizer.add_tokens(list(tokens))
+    loaded = SimpleNamespace(
+        tokenizer=tokenizer, revision="r", architecture="A", vocab_size=9, precision="float32"
+    )
+    return _card("m", cast(LoadedModel, loaded), "{}", 8)
+
+
+def test_a_llama_3_without_a_template_gets_our_own() -> None:
+    template = card_of(*STAND_INS["llama3"]).chat_template
+    assert template is not None
+    assert "<|start_header_id|>" in template
+
+
+def test_a_models_own_template_is_preferred_to_ours() -> None:
+    assert card_of(*STAND_INS["llama3"], chat_template="own").chat_template == "own"
+
+
+def test_a_model_without_a_template_and_without_these_tokens_has_none() -> None:
+    assert card_of("<|eot_id|>").chat_template is None
+
+
+def test_of_named_templates_the_default_and_the_one_for_tools_are_kept() -> None:
+    card = card_of(chat_template={"default": "d", "tool_use": "t", "rag": "r"})
+    assert (card.chat_template, card.tool_template) == ("d", "t")

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from api import middleware
-from api.error_handlers import MAX_BODY_BYTES
 from api.middleware import MOST_DROPPED_BYTES, BodyLimit
+from api.upload import MAX_BODY_BYTES
 
 PIECE = b"x" * 65536
 

@@ -27,7 +27,7 @@ def test_whatever_comes_is_refused_with_one_short_line_of_text(body: object) -> 
     try:
         GenerateRequest.model_validate(body)
     except ValidationError as error:
-        message, _ = explain(error.errors())
+        message, _ = explain(error.errors(), GenerateRequest.model_fields)
         assert message.isprintable()
         assert len(message) < 800
         assert message.encode()
