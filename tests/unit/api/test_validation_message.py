@@ -68,6 +68,6 @@ def test_a_value_is_shown_as_json_and_cut() -> None:
 def test_what_came_is_told_once(field: str, value: object, expected: str) -> None:
     with pytest.raises(ValidationError) as raised:
         GenerateRequest.model_validate({"prompt": "a", field: value})
-    message, _ = explain(raised.value.errors())
+    message, _ = explain(raised.value.errors(), GenerateRequest.model_fields)
     assert expected in message
     assert message.count("got") == (0 if field == "response_format" else 1)
