@@ -82,6 +82,14 @@ class Metrics(_Answer):
     completion_tokens: int = Field(examples=[45])
     tokens_per_second: float = Field(examples=[19.57])
     time_to_first_token: float | None = Field(examples=[0.6])
+    prefill_time: float = Field(
+        description="From the first step of the prompt to the first token.", examples=[0.1]
+    )
+    decode_time: float = Field(description="From there to the end.", examples=[2.2])
+    batch_size: int = Field(
+        description="Sequences of the largest step that it was part of; 0 if it was in none.",
+        examples=[4],
+    )
     cached_tokens: int = Field(examples=[0])
     attempts: int = Field(examples=[1])
 

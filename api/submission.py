@@ -197,8 +197,9 @@ class Submitter:
             return None, sampling
         ids = await self._tokenizers.encode(card, prompt)
         sampling.check_size(len(ids))
-        default = max(self._settings.max_new_tokens, sampling.min_tokens)
-        return ids, sampling.with_max_tokens(fit(card, len(ids), sampling.max_tokens, default))
+        default, least = self._settings.max_new_tokens, sampling.min_tokens
+        most = fit(card, len(ids), sampling.max_tokens, default, least)
+        return ids, sampling.with_max_tokens(most)
 
     def _model(self, request: JobRequest) -> str:
         entry = self._catalog.resolve(request.model)

@@ -46,7 +46,10 @@ def explain(
         return f"{name} is required.", name
     if kind == "extra_forbidden":
         return f"{name} is not a known field.{_nearest(name, fields)}", name
-    return f"{name} {_expectation(fields.get(name), problem)}; got {shown(problem['input'])}.", name
+    expected = _expectation(fields.get(name), problem)
+    if problem["type"] == "value_error" and ("; got " in expected or name.startswith(FORMAT)):
+        return f"{name} {expected}.", name  # it says itself what came
+    return f"{name} {expected}; got {shown(problem['input'])}.", name
 
 
 def shown(value: object) -> str:
@@ -87,7 +90,7 @@ def _expectation(field: FieldInfo | None, problem: Mapping[str, Any]) -> str:
     if problem["type"] in _OUT_OF_RANGE and field is not None:
         return f"must be {_range_of(field)}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return printable(str(problem["ctx"]["error"]))
     if problem["type"] in _NO_FORM:
         return f"must be an object whose type is one of {', '.join(FORMATS)}"
     if problem["type"] == "string_unicode":

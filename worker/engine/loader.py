@@ -126,7 +126,8 @@ def load_model(
     report("loading the tokenizer")
     tokenizer = _load_tokenizer(name_or_path)
     chosen = _choose_dtype(dtype, config, target)
-    report(f"loading the weights as {str(chosen).removeprefix('torch.')} onto {target}")
+    kind = INT8 if dtype == INT8 else str(chosen).removeprefix("torch.")
+    report(f"loading the weights as {kind} onto {target}")
     model = _load_weights(name_or_path, config, chosen, target)
     report("identifying the revision")
     loaded = describe(model, tokenizer, _revision(name_or_path))
@@ -211,7 +212,7 @@ def _why_no_config(name: str, error: Exception) -> str:
         return f"model {name!r} needs remote code, which is never run"
     if path.is_dir() and not (path / "config.json").is_file():
         return f"model {name!r} was not found: the directory has no config.json"
-    if path.is_absolute() or name.startswith("."):
+    if _is_path(name):
         if not path.is_dir():
             return f"model {name!r} was not found: there is no such directory"
     elif isinstance(error, OSError) and "couldn't connect" in str(error):
@@ -219,6 +220,14 @@ def _why_no_config(name: str, error: Exception) -> str:
     elif isinstance(error, OSError):
         return f"model {name!r} was not found: {_one_line(error)}"
     return f"model {name!r} has a config that this version cannot read: {_one_line(error)}"
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: a hub's names have one slash at most."""
+    path = Path(name)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return True
+    return len(path.parts) == 2 and path.parent.is_dir()
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:
