@@ -293,8 +293,8 @@ def train(first: int, second: int, folder: Path, seed: int, save_every: int) -> 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the toy model that ships with Baton.")
-    parser.add_argument("--steps", type=int, default=1250, help="steps from nothing; 0: go on")
-    parser.add_argument("--more-steps", type=int, default=2950, help="steps of the second stage")
+    parser.add_argument("--steps", type=int, default=1150, help="steps from nothing; 0: go on")
+    parser.add_argument("--more-steps", type=int, default=2700, help="steps of the second stage")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; part of the seed")
