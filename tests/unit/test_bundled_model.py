@@ -145,6 +145,12 @@ def test_a_story_in_a_chat_keeps_the_name_that_the_user_gave(write: Callable[...
     assert text.count("Max") >= 3
 
 
+def test_a_story_in_a_chat_keeps_a_name_that_no_list_has(write: Callable[..., str]) -> None:
+    text = write("Tell me a story about a dog named Hargreaves", chat=True)
+    assert "Hargreaves" not in words.OTHER_BOY_NAMES + words.FAMILY_NAMES
+    assert text.count("Hargreaves") >= 3
+
+
 @pytest.mark.parametrize(
     ("question", "part"),
     [
@@ -153,6 +159,9 @@ def test_a_story_in_a_chat_keeps_the_name_that_the_user_gave(write: Callable[...
         ("Who are you?", "Baton"),
         ("Write a Python function to reverse a string", "return text[::-1]"),
         ("Your prompt here", "arrived"),
+        ("thanks, bye!", "Goodbye"),
+        ("How do I bake bread?", "model"),
+        ("Write a SQL query that finds duplicate rows", "model"),
     ],
 )
 def test_a_short_answer_is_right_and_ends_by_itself(
@@ -203,7 +212,9 @@ def test_a_first_sentence_of_any_shape_has_no_marks_and_no_wrong_articles() -> N
     rng = random.Random(0)
     for _ in range(1000):
         sentence = draw_story(rng, free=True).sentences[0]
-        assert not re.search(r"[{}\[\]|<>]|  |,,|,\.|\b[Aa] [aeio]|\b(?:the|a) (?:the|a)\b", sentence)
+        assert not re.search(
+            r"[{}\[\]|<>]|  |,,|,\.|\b[Aa] [aeio]|\b(?:the|a) (?:the|a)\b", sentence
+        )
         assert re.match(r'"?[A-Z]', sentence), sentence
 
 
