@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check chaos bench stack-test model clean
+.PHONY: help up test test-all check clients chaos bench stack-test model clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,14 +15,16 @@ help: ## list the targets
 up: .venv/.dev ## install what is needed and run everything; ARGS="--port 8001" for flags
 	@exec $(BIN)/baton up $(ARGS)
 
-test: check ## checks and the fast tests
+test: check clients ## checks and the fast tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: check ## checks and all tests
+test-all: check clients ## checks and all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.dev ## format, lint, types and import contracts
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clients: .clients/python/.made .clients/node/.made ## clients of others, which tests run; without them these are skipped
 
 chaos: .venv/.dev ## jobs under faults, compared token by token; JOBS=1000 SEED=7
 	$(BIN)/python -m tests.chaos.run $(ARGS)
@@ -37,7 +39,7 @@ model: .venv/.dev ## train the bundled model again
 	$(BIN)/python -m models.recipe.train $(ARGS)
 
 clean: ## remove the environment and every cache; data/ and logs/ stay
-	rm -rf .venv build dist *.egg-info .*_cache .hypothesis .coverage
+	rm -rf .venv .clients build dist *.egg-info .*_cache .hypothesis .coverage
 
 # Stamps: an installation is made once, and again when pyproject.toml has changed.
 .venv/.made:
@@ -46,3 +48,16 @@ clean: ## remove the environment and every cache; data/ and logs/ stay
 
 .venv/.dev: .venv/.made pyproject.toml
 	$(PIP) $(TORCH) && $(PIP) -e '.[dev]' && touch $@
+
+# What these need is not what the service needs. A failure leaves no stamp, and the next run tries again.
+.clients/python/.made: tests/e2e/clients/requirements.txt
+	@echo "Installing the Python clients that tests run ..."
+	@$(PYTHON) -m venv --clear .clients/python && \
+	.clients/python/bin/python -m pip install -qq --disable-pip-version-check --retries 1 -r $< && \
+	touch $@ || echo "They could not be installed: their tests are skipped." >&2
+
+.clients/node/.made: tests/e2e/clients/package.json
+	@echo "Installing the Node clients that tests run ..."
+	@mkdir -p .clients/node && cp $< .clients/node/ && \
+	npm install --prefix .clients/node --silent --no-audit --no-fund --fetch-retries 1 && \
+	touch $@ || echo "They could not be installed: their tests are skipped." >&2

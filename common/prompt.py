@@ -160,10 +160,11 @@ def fit(
         ContextLengthError: The prompt, or the prompt and `max_tokens` or `min_tokens`, do not fit.
     """
     room = card.context_length - num_prompt
+    # OpenAI's words: by them litellm knows that a model with a larger context could answer.
+    limit = f"This model's maximum context length is {card.context_length} tokens."
     if room < (0 if max_tokens == 0 else 1):
         raise ContextLengthError(
-            f"The prompt has {num_prompt} tokens; the context length of '{card.model}' is "
-            f"{card.context_length}, and at least one token has to be generated.",
+            f"{limit} There are {num_prompt} in the prompt, and at least one has to be generated.",
             param="prompt",
         )
     if max_tokens is None and min_tokens > room:
@@ -177,9 +178,8 @@ def fit(
         return min(max(default, min_tokens), room)
     if max_tokens > room:
         raise ContextLengthError(
-            f"The prompt has {num_prompt} tokens and max_tokens is {max_tokens}: "
-            f"{num_prompt + max_tokens} together, but the context length of '{card.model}' is "
-            f"{card.context_length}.",
+            f"{limit} There are {num_prompt} in the prompt and max_tokens is {max_tokens}: "
+            f"{num_prompt + max_tokens} together.",
             param="max_tokens",
         )
     return max_tokens

@@ -151,7 +151,7 @@ async def test_best_of_may_be_n(live_http: httpx.AsyncClient, worker: TextWorker
         ({"logprobs": True}, "logprobs", "logprobs must be a valid integer; got true."),
         ({"echo": True, "logprobs": 1, "stream": True}, "echo", "cannot be streamed"),
         ({"messages": []}, "messages", "messages is not a known field."),
-        ({"max_tokens": 2000}, "max_tokens", "the context length of 'baton-toy' is 1000"),
+        ({"max_tokens": 2000}, "max_tokens", "This model's maximum context length is 1000 tokens."),
     ],
 )
 async def test_bad_input_is_refused_by_name(
