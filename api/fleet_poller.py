@@ -24,10 +24,26 @@ PACE_WINDOW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Throughput:
+    """What the whole fleet got done a second, by the jobs that ended while this gateway looked.
+
+    Attributes:
+        window_s: The seconds that it looked: a minute, or less after its start.
+    """
+
+    window_s: float
+    requests_per_s: float
+    prompt_tokens_per_s: float
+    generation_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Sample:
     at_s: float
     num_tokens: int
     num_running: int
+    num_prompt_tokens: int
+    num_ended: int
 
 
 class FleetPoller:
@@ -106,6 +122,25 @@ class FleetPoller:
         rate = (last.num_tokens - first.num_tokens) / (last.at_s - first.at_s)
         return running / rate
 
+    @property
+    def throughput(self) -> Throughput | None:
+        """Over the last minute; None before the second look."""
+        if len(self._samples) < 2:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        window_s = last.at_s - first.at_s
+
+        def rate(before: int, after: int) -> float:
+            # An emptied Redis begins to count again.
+            return max(0, after - before) / window_s
+
+        return Throughput(
+            window_s=window_s,
+            requests_per_s=rate(first.num_ended, last.num_ended),
+            prompt_tokens_per_s=rate(first.num_prompt_tokens, last.num_prompt_tokens),
+            generation_tokens_per_s=rate(first.num_tokens, last.num_tokens),
+        )
+
     async def _poll_and_rest(self) -> None:
         with suppress(RedisUnavailableError):
             await self.poll()
@@ -120,7 +155,15 @@ class FleetPoller:
                 self._absent_since_s.setdefault(model, self._polled_at_s)
 
     def _sample(self, fleet: Fleet) -> None:
-        num_tokens = fleet.counters.get("generation_tokens", 0)
-        self._samples.append(_Sample(self._polled_at_s, num_tokens, fleet.running))
+        counters = fleet.counters
+        self._samples.append(
+            _Sample(
+                at_s=self._polled_at_s,
+                num_tokens=counters.get("generation_tokens", 0),
+                num_running=fleet.running,
+                num_prompt_tokens=counters.get("prompt_tokens", 0),
+                num_ended=fleet.num_ended,
+            )
+        )
         while self._polled_at_s - self._samples[0].at_s > PACE_WINDOW_S:
             self._samples.popleft()

@@ -42,10 +42,7 @@ def status_message(status: JobStatus) -> str:
 
 def progress_of(record: JobRecord) -> dict[str, int | None]:
     """Tokens generated, and the most there can be; None where that is not known yet."""
-    return {
-        "completion_tokens": record.completion_tokens,
-        "max_tokens": record.sampling.max_tokens,
-    }
+    return {"completion_tokens": record.completion_tokens, "max_tokens": _most_tokens(record)}
 
 
 def status_view(
@@ -181,10 +178,15 @@ def eta_s(
 
 
 def _eta_of_running(record: JobRecord) -> float | None:
-    done, most = record.completion_tokens, record.sampling.max_tokens
+    done, most = record.completion_tokens, _most_tokens(record)
     if not done or most is None:
         return None
     return record.used_ms / 1000 / done * max(0, most - done)
+
+
+def _most_tokens(record: JobRecord) -> int | None:
+    most = record.sampling.max_tokens
+    return None if most is None else most * record.sampling.n
 
 
 def _between(start_ms: int | None, end_ms: int | None) -> float:

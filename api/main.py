@@ -28,6 +28,7 @@ from api.routes import (
     openai_generate,
     openai_models,
     root,
+    stats,
     stream,
     tasks,
     tokenize,
@@ -38,7 +39,7 @@ from common.settings import Settings, load_settings
 _ROUTES = (
     *(root, generate, tasks, stream, tokenize, models),
     *(openai_generate, openai_models, files, batches),
-    *(health, metrics),
+    *(stats, health, metrics),
 )
 _EXPOSED = [
     "Idempotent-Replayed",

@@ -25,6 +25,7 @@ TAGS = [
     {"name": "OpenAI", "description": "The same, for clients of OpenAI's API."},
     {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
+    {"name": "Statistics", "description": "What the fleet does, in figures."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")

@@ -23,6 +23,7 @@ from redis.retry import Retry
 from common.errors import RedisUnavailableError
 from common.keys import LUA_KEYS
 from common.permits import LUA_PERMITS
+from common.tallies import LUA_TALLIES
 
 SyncRedis = redis.Redis
 AsyncRedis = redis.asyncio.Redis
@@ -42,12 +43,12 @@ _REFUSALS = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|MASTERDOWN|LOAD
 
 
 class Script:
-    """One Lua script of `common/scripts`, with the key names and the shared part before it."""
+    """One Lua script of `common/scripts`, with the key names and the shared parts before it."""
 
     def __init__(self, name: str) -> None:
         folder = resources.files("common") / "scripts"
-        shared = (folder / "_shared.lua").read_text()
-        self.source = LUA_KEYS + LUA_PERMITS + shared + (folder / f"{name}.lua").read_text()
+        parts = [(folder / f"{part}.lua").read_text() for part in ("_tallies", "_shared", name)]
+        self.source = LUA_KEYS + LUA_PERMITS + LUA_TALLIES + "".join(parts)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def call(self, client: SyncRedis, *args: object) -> Any:

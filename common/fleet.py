@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, cast
 
@@ -18,7 +18,9 @@ from redis.exceptions import NoPermissionError
 from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
 from common.model_card import ModelCard
-from common.schemas import JOB_CLASSES
+from common.schemas import JOB_CLASSES, JobClass, JobStatus
+from common.tallies import Tally, read_tally
+from common.vitals import Vitals
 
 ModelState = Literal["loading", "ready", "error"]
 
@@ -45,6 +47,7 @@ class WorkerInfo:
         slots: Jobs that it runs at once.
         running: Jobs that it runs now.
         gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
+        vitals: How it, its machine and its engines are; None from a worker that does not tell.
     """
 
     worker_id: str
@@ -56,6 +59,7 @@ class WorkerInfo:
     running: int
     models: dict[str, ServedModel] = field(default_factory=dict)
     gpu_memory: dict[str, int] | None = None
+    vitals: Vitals | None = None
 
     def pack(self) -> str:
         """JSON."""
@@ -66,6 +70,8 @@ class WorkerInfo:
         """The inverse of `pack`."""
         values = json.loads(packed)
         values["models"] = {name: ServedModel(**m) for name, m in values["models"].items()}
+        vitals = values.get("vitals")
+        values["vitals"] = None if vitals is None else Vitals.unpack(vitals)
         return cls(**values)
 
 
@@ -79,6 +85,8 @@ class Fleet:
         counters: Ever-growing counts: `jobs:<state>`, `generation_tokens`, `prompt_tokens`.
         memory_used: Bytes that Redis uses; 0 where it does not tell.
         memory_limit: Bytes that it may use; None where it has no limit.
+        queued_by_class: Waiting jobs of each model and class.
+        tallies: What the ended jobs of each model that ever had one add up to.
     """
 
     workers: tuple[WorkerInfo, ...]
@@ -87,6 +95,8 @@ class Fleet:
     counters: dict[str, int]
     memory_used: int
     memory_limit: int | None
+    queued_by_class: dict[str, dict[JobClass, int]] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
     def states(self, model: str) -> list[ServedModel]:
         """The model on every live worker that serves it."""
@@ -103,6 +113,11 @@ class Fleet:
     def num_queued(self) -> int:
         """Waiting jobs of all models."""
         return sum(self.queued.values())
+
+    @property
+    def num_ended(self) -> int:
+        """Jobs that have ended since the counters began, however they did."""
+        return sum(self.counters.get(f"jobs:{s}", 0) for s in JobStatus if s.is_final)
 
     @property
     def num_slots(self) -> int:
@@ -147,26 +162,40 @@ class FleetReader:
             pipe.zcard(keys.LEASES)
             pipe.hgetall(keys.COUNTERS)
             pipe.info("memory")
+            pipe.smembers(keys.MODELS)
             for model in models:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
             answers = await pipe.execute(raise_on_error=False)
             if isinstance(answers[3], NoPermissionError):
                 answers[3] = {"used_memory": 0}
-            ids, running, counters, memory, *counts = _without_errors(answers)
-            packed = await self._client.mget([keys.worker(i) for i in ids]) if ids else []
-        num_classes = len(JOB_CLASSES)
+            ids, running, counters, memory, known, *counts = _without_errors(answers)
+            packed, tallies = await self._details(ids, known)
+        lengths = iter(counts)
+        queued = {model: {c: int(next(lengths)) for c in JOB_CLASSES} for model in models}
         return Fleet(
             workers=tuple(WorkerInfo.unpack(str(p)) for p in packed if p is not None),
-            queued={
-                model: sum(counts[i * num_classes : (i + 1) * num_classes])
-                for i, model in enumerate(models)
-            },
+            queued={model: sum(lines.values()) for model, lines in queued.items()},
             running=running,
             counters={name: int(value) for name, value in counters.items()},
             memory_used=int(memory["used_memory"]),
             memory_limit=int(memory.get("maxmemory", 0)) or None,
+            queued_by_class=queued,
+            tallies=tallies,
         )
+
+    async def _details(
+        self, worker_ids: Sequence[str], models: Collection[str]
+    ) -> tuple[list[str | None], dict[str, Tally]]:
+        """What the workers announce, and the tallies of the models, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for worker_id in worker_ids:
+            pipe.get(keys.worker(worker_id))
+        for model in models:
+            pipe.hgetall(keys.tallies(model))
+        answers = await pipe.execute()
+        tallies = zip(models, map(read_tally, answers[len(worker_ids) :]), strict=True)
+        return answers[: len(worker_ids)], {model: tally for model, tally in tallies if tally.jobs}
 
     async def card(self, model: str) -> ModelCard | None:
         """The card of a model, or None where no worker has ever loaded it."""

@@ -20,6 +20,7 @@ baton:workers               zset    worker ids by last heartbeat (ms)    none, s
 baton:worker:<id>           string  what a worker announces (JSON)       WORKER_TTL_S
 baton:trials                hash    worker id: the suspect that it tries none, swept by the reaper
 baton:counters              hash    jobs and tokens, ever growing        none
+baton:tallies:<model>       hash    what its ended jobs add up to        none
 baton:reaped                string  when a reaper last ran (ms)          none
 baton:file:<id>             hash    what is known of a file              none
 baton:files:<key id>        zset    a key's file ids by creation (ms)    none
@@ -57,6 +58,7 @@ WORKERS = "baton:workers"
 WORKER = "baton:worker:"
 TRIALS = "baton:trials"
 COUNTERS = "baton:counters"
+TALLIES = "baton:tallies:"
 REAPED = "baton:reaped"
 FILE = "baton:file:"
 FILES = "baton:files:"
@@ -124,6 +126,11 @@ def card(model: str) -> str:
 def tokenizer(sha256: str) -> str:
     """A tokenizer file, addressed by its content."""
     return TOKENIZER + sha256
+
+
+def tallies(model: str) -> str:
+    """What the ended jobs of a model add up to."""
+    return TALLIES + model
 
 
 def worker(worker_id: str) -> str:

@@ -12,6 +12,7 @@ from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.schemas import JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
@@ -96,6 +97,9 @@ class FakeBackend:
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None
+
+    def stats(self) -> EngineStats | None:
+        return EngineStats(len(self._jobs), 0, 0, 0, 0)
 
     def step(self, tokens: int = 1, choice: int | None = None) -> None:
         """Give all that runs, or one choice of each job, the next tokens, one delta each."""

@@ -50,11 +50,14 @@ class HeldChoice:
         return "".join(self._texts[: self._num_committed])
 
     @property
-    def unsent(self) -> TokenEvent | None:
+    def has_unsent(self) -> bool:
+        """Whether there are tokens that Redis does not have yet."""
+        return self._num_committed < len(self._token_ids)
+
+    @property
+    def unsent(self) -> TokenEvent:
         """The tokens that Redis does not have yet, as one event."""
         start = self._num_committed
-        if start == len(self._token_ids):
-            return None
         return TokenEvent(
             start,
             tuple(self._token_ids[start:]),

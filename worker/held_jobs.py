@@ -71,14 +71,13 @@ class HeldJob:
 
     @property
     def num_committed(self) -> int:
-        """Tokens that Redis has, of all choices together: the first one is in a hurry."""
+        """Tokens that Redis has, of all choices together."""
         return sum(choice.num_committed for choice in self.choices)
 
     @property
     def unsent(self) -> list[TokenEvent]:
         """The tokens that Redis does not have yet, one event for each choice that has any."""
-        events = (choice.unsent for choice in self.choices)
-        return [event for event in events if event is not None]
+        return [choice.unsent for choice in self.choices if choice.has_unsent]
 
     @property
     def is_doomed(self) -> bool:

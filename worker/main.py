@@ -47,6 +47,7 @@ from worker.leases import Heartbeat
 from worker.publisher import Publisher
 from worker.reaper import Reaper
 from worker.tasks import Draining, JobRunner
+from worker.vitals import VitalSigns
 
 EXIT_THREAD_DIED = 71
 EXIT_ENGINE_HUNG = 72
@@ -71,6 +72,7 @@ class Worker:
         on_end = request_logger(log_prompts=settings.log_prompts)
         self._held = HeldJobs()
         self._backend = _create_backend(settings)
+        self._vital_signs = VitalSigns()
         self._host = EngineHost(self._backend, self._held)
         self._publisher = Publisher(self._held, events, self._claims, self._backend.abort, on_end)
         self._heartbeat = Heartbeat(
@@ -180,6 +182,7 @@ class Worker:
             # One that leaves takes no more: its revision and its slots do not count.
             models={} if self._is_leaving.is_set() else {self._entry.model: self._served()},
             gpu_memory=self._backend.gpu_memory() if self._host.encoder else None,
+            vitals=self._vital_signs.read({self._entry.model: self._backend}),
         )
 
     def _served(self) -> ServedModel:

@@ -1,9 +1,9 @@
 """The one thread that writes output to Redis: one pipelined write for all jobs at a time.
 
-A job's first token and its end go out at once; other tokens wait until the last write is
-`COALESCE_S` old. When Redis is away the output stays in the held jobs, generation goes on, and
-what is missing is sent when Redis is back: appends are accepted by position only, so nothing is
-lost or doubled.
+The first token of each choice and a job's end go out at once; other tokens wait until the last
+write is `COALESCE_S` old. When Redis is away the output stays in the held jobs, generation goes
+on, and what is missing is sent when Redis is back: appends are accepted by position only, so
+nothing is lost or doubled.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Publisher:
                     continue
                 job.add(delta)
                 self._dirty[job.run_id] = job
-                self._is_urgent |= job.outcome is not None or not job.num_committed
+                is_first = job.choices[delta.choice].num_committed == 0
+                self._is_urgent |= is_first or job.outcome is not None
                 if job.is_doomed:
                     # Each time: a choice may have been submitted after the last one.
                     doomed.add(job.run_id)
@@ -156,7 +157,7 @@ class Publisher:
             return
         with self._changed:
             job.choices[choice].mark_committed(answer.committed)
-            if job.unsent:
+            if job.choices[choice].has_unsent:
                 self._dirty[job.run_id] = job
         if answer.cancelled:
             self._abort(job.run_id)

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from api.dependencies import GatewayDep
+from api.fleet_metrics import families
 from api.gateway import Gateway
 from common import __version__
 from common.fleet import Fleet
@@ -60,6 +61,7 @@ class GatewayCollector(Collector):
         if fleet is not None:
             yield from _gauges(fleet)
             yield from _counters(fleet)
+            yield from families(fleet)
 
 
 def _gauges(fleet: Fleet) -> Iterator[Metric]:

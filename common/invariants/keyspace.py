@@ -31,6 +31,7 @@ FAMILIES = {
     keys.BATCH: "hash",
     keys.BATCHES: "zset",
     keys.BATCH_LINES: "set",
+    keys.TALLIES: "hash",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {

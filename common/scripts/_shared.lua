@@ -190,10 +190,11 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
 
   redis.call('HINCRBY', KEY.COUNTERS, 'jobs:' .. status, 1)
   redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', committed)
-  if committed > 0 then
+  if committed > 0 or status == 'completed' then
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
+  tally_end(id, status, committed)
   if old[4] then
     free_idempotency(old[4])
   end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.chaos.comparison import (
     longest_gap,
     percentile,
 )
+from tests.chaos.groups import FollowedGroup, group_problems
 from tests.chaos.injector import Injected
 from tests.chaos.store import StoredJob
 
@@ -37,6 +38,8 @@ class Run:
         violations: What the checker of the store found, in words.
         surprises: What else must not happen, in words.
         took_s: Seconds of the run with faults.
+        groups_before: Groups of the run without faults.
+        groups: The same groups, with faults.
     """
 
     seed: int
@@ -48,6 +51,8 @@ class Run:
     violations: list[str]
     surprises: list[str]
     took_s: float
+    groups_before: list[FollowedGroup] = field(default_factory=list)
+    groups: list[FollowedGroup] = field(default_factory=list)
 
 
 class Report:
@@ -58,6 +63,7 @@ class Report:
         self._stored = {job.job_id: job for job in run.stored}
         self.verdicts = [self._judge(each) for each in run.followed]
         self.duplicates = self._find_duplicates()
+        self.of_groups = list(group_problems(run.groups_before, run.groups, self._stored))
         # Of every watcher that did not hang up by itself, the longest first.
         self._gaps_by_job = sorted(
             (
@@ -88,7 +94,7 @@ class Report:
         ids = Counter(run.accepted_ids)
         errors = [error for each in run.followed for error in each.errors]
         doubles += [f"two jobs were given the id {i}" for i, n in ids.items() if n > 1]
-        return [*run.violations, *run.surprises, *doubles, *errors]
+        return [*run.violations, *run.surprises, *doubles, *errors, *self.of_groups]
 
     def table(self) -> str:
         """All figures, as text."""
@@ -106,6 +112,9 @@ class Report:
             ("tokens lost", tokens.lost),
             ("tokens repeated", tokens.repeated),
             ("tokens changed", tokens.changed),
+            ("groups accepted", sum(bool(each.job_ids) for each in run.groups)),
+            ("  choices in them", self._num_choices()),
+            ("  what is wrong with them", len(self.of_groups)),
             ("streams", sum(len(each.streams) for each in run.followed)),
             ("  resumed", sum(each.num_resumes for each in run.followed)),
             ("  with a snapshot", self._num_snapshots()),
@@ -157,6 +166,9 @@ class Report:
     def _find_duplicates(self) -> list[StoredJob]:
         accepted = set(self._run.accepted_ids)
         return [job for job in self._run.stored if job.job_id not in accepted]
+
+    def _num_choices(self) -> int:
+        return sum(len(each.job_ids) * each.group.sampling.n for each in self._run.groups)
 
     def _num_snapshots(self) -> int:
         streams = [stream for each in self._run.followed for stream in each.streams]

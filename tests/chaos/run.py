@@ -13,17 +13,25 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from common.connection import connect_async
 from common.invariants import check_invariants
 from tests.chaos.clients import Clients, Followed, Progress
-from tests.chaos.comparison import Outcome
 from tests.chaos.faults import SHORT_LIST, Fault, draw_faults
 from tests.chaos.fleet import Fleet
+from tests.chaos.groups import (
+    JOBS_PER_GROUP,
+    ChaosGroup,
+    FollowedGroup,
+    GroupClients,
+    draw_groups,
+)
 from tests.chaos.injector import Injector
 from tests.chaos.jobs import ChaosJob, draw_jobs
 from tests.chaos.process import POLL_S
@@ -74,13 +82,16 @@ async def run(options: Options) -> Report:
         await fleet.start()
         _say("the service runs; now without faults")
         plain = [replace(job, watchers=(), cancel_after_s=None) for job in jobs]
-        before = await Phase(fleet, "reference", AT_ONCE_WITHOUT_FAULTS).run(plain)
-        reference = {each.job.number: each.outcome for each in before if each.outcome is not None}
+        groups = draw_groups(options.seed, -(-options.num_jobs // JOBS_PER_GROUP))
+        phase = Phase(fleet, "reference", AT_ONCE_WITHOUT_FAULTS)
+        before, groups_before = await phase.run(plain, groups)
         failed = [each for each in before if each.outcome is None or each.outcome.error]
         if failed:
             raise NoReference(f"{len(failed)} jobs failed without faults, as {failed[0]}")
+        if not all(each.has_ended for each in groups_before):
+            raise NoReference("not every group ended without faults")
         _say("now with faults")
-        return await _run_with_faults(options, fleet, jobs, before, reference)
+        return await _run_with_faults(options, fleet, jobs, before, groups_before)
     finally:
         await fleet.stop()
 
@@ -90,7 +101,7 @@ async def _run_with_faults(
     fleet: Fleet,
     jobs: Sequence[ChaosJob],
     before: Sequence[Followed],
-    reference: dict[int, Outcome],
+    groups_before: list[FollowedGroup],
 ) -> Report:
     phase = Phase(fleet, "faults", options.at_once)
     injector = Injector(fleet, phase.started_at)
@@ -98,7 +109,7 @@ async def _run_with_faults(
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         injecting = group.create_task(injector.run(faults, stop))
-        followed = await phase.run(jobs)
+        followed, groups = await phase.run(jobs, [each.group for each in groups_before])
         took_s = phase.now_s()
         if options.faults is None:
             stop.set()
@@ -108,14 +119,19 @@ async def _run_with_faults(
     return Report(
         Run(
             seed=options.seed,
-            reference=reference,
+            reference={each.job.number: each.outcome for each in before if each.outcome},
             followed=followed,
             stored=await asyncio.to_thread(read_jobs, fleet.redis_url),
-            accepted_ids=[each.task_id for each in (*before, *followed) if each.task_id],
+            accepted_ids=[
+                *(each.task_id for each in (*before, *followed) if each.task_id),
+                *(job_id for each in (*groups_before, *groups) for job_id in each.job_ids),
+            ],
             injected=injector.done,
             violations=[str(each) for each in violations],
             surprises=[*fleet.surprises, *phase.surprises],
             took_s=took_s,
+            groups_before=groups_before,
+            groups=groups,
         )
     )
 
@@ -135,18 +151,27 @@ class Phase:
         """Seconds since the phase began."""
         return time.monotonic() - self.started_at
 
-    async def run(self, jobs: Sequence[ChaosJob]) -> list[Followed]:
-        """Run the jobs to their ends, or until nothing comes on for `STALLED_S`."""
-        everyone = [Followed(job) for job in jobs]
+    async def run(
+        self, jobs: Sequence[ChaosJob], groups: Sequence[ChaosGroup]
+    ) -> tuple[list[Followed], list[FollowedGroup]]:
+        """Run jobs and groups to their ends, or until nothing comes on for `STALLED_S`."""
+        singles = [Followed(job) for job in jobs]
+        together = [FollowedGroup(group) for group in groups]
+        everyone: list[Followed | FollowedGroup] = [*singles]
+        for number, each in enumerate(together):
+            everyone.insert(number * (JOBS_PER_GROUP + 1), each)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         async with httpx.AsyncClient(trust_env=False, timeout=20.0, limits=limits) as http:
             clients = Clients(self._fleet.urls, http, self._name, self._progress, self.now_s)
-            tasks = await self._start(everyone, clients)
+            client = connect_async(self._fleet.redis_url)
+            of_groups = GroupClients(client, self._fleet.settings, self._name, self._progress)
+            tasks = await self._start(everyone, clients, of_groups)
             await self._wait(tasks)
-        return everyone
+            await client.aclose()
+        return singles, together
 
     async def _start(
-        self, everyone: Sequence[Followed], clients: Clients
+        self, everyone: Sequence[Followed | FollowedGroup], clients: Clients, groups: GroupClients
     ) -> list[asyncio.Task[None]]:
         tasks: list[asyncio.Task[None]] = []
         for followed in everyone:
@@ -155,14 +180,18 @@ class Phase:
                     return tasks
                 await self._look(POLL_S)
             await self._room.acquire()
-            tasks.append(asyncio.create_task(self._follow(followed, clients)))
+            if isinstance(followed, FollowedGroup):
+                following = self._follow(f"group {followed.group.number}", groups.follow(followed))
+            else:
+                following = self._follow(f"job {followed.job.number}", clients.follow(followed))
+            tasks.append(asyncio.create_task(following))
         return tasks
 
-    async def _follow(self, followed: Followed, clients: Clients) -> None:
+    async def _follow(self, name: str, following: Coroutine[Any, Any, None]) -> None:
         try:
-            await clients.follow(followed)
+            await following
         except* Exception as errors:  # noqa: BLE001 - whatever it is, the report tells it
-            self.surprises += [f"job {followed.job.number}: {e!r}" for e in errors.exceptions]
+            self.surprises += [f"{name}: {e!r}" for e in errors.exceptions]
         finally:
             self._room.release()
 

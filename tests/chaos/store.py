@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import redis
 
 from common import keys
-from common.schemas import JobRecord, RestartEvent, TokenEvent, unpack_event
+from common.schemas import ChoiceResult, JobRecord, RestartEvent, TokenEvent, unpack_event
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,18 @@ class StoredJob:
         return found
 
     @property
+    def choices(self) -> tuple[ChoiceResult, ...]:
+        """Its result."""
+        return JobRecord.from_fields(self.job_id, self.fields).choices
+
+    @property
     def result_ids(self) -> tuple[int, ...]:
-        """The token ids of its result."""
-        choices = JobRecord.from_fields(self.job_id, self.fields).choices
-        return choices[0].token_ids if choices else ()
+        """The token ids of its result's first choice."""
+        return self.choices[0].token_ids if self.choices else ()
+
+    def streamed_ids(self, choice: int) -> tuple[int, ...] | None:
+        """What `token_ids` is, for any choice."""
+        return put_together([packed for _, packed in self.events], choice)
 
 
 def read_jobs(redis_url: str) -> list[StoredJob]:
@@ -53,14 +61,14 @@ def read_jobs(redis_url: str) -> list[StoredJob]:
         return found
 
 
-def put_together(packed: list[str]) -> tuple[int, ...] | None:
-    """The tokens of choice 0 in a job's events; None where one begins where none ended."""
+def put_together(packed: list[str], choice: int = 0) -> tuple[int, ...] | None:
+    """The tokens of a choice in a job's events; None where one begins where none ended."""
     token_ids: list[int] = []
     for each in packed:
         event = unpack_event(each)
         if isinstance(event, RestartEvent):
             token_ids.clear()
-        elif isinstance(event, TokenEvent) and event.choice == 0:
+        elif isinstance(event, TokenEvent) and event.choice == choice:
             if event.position != len(token_ids):
                 return None
             token_ids += event.token_ids

@@ -21,14 +21,13 @@ from common.schemas import (
     JobStatus,
     Outcome,
     TokenEvent,
-    group_of,
-    member_ids,
 )
 from tests.integration.job_state import (
     LONG_AGO,
     NOW,
     Claimed,
     Event,
+    Group,
     Message,
     ModelJob,
     State,
@@ -78,7 +77,7 @@ class JobModel:
         self.trials: dict[str, str] = {}
         self.announced: dict[str, str | None] = {}
         self.heard: dict[str, When] = {}
-        self.accepted: dict[str, tuple[str, ...]] = {}
+        self.accepted: dict[str, Group] = {}
         self.nonces: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         self.permits = 0
@@ -101,7 +100,7 @@ class JobModel:
             trials={job.worker or "": job.job_id for job in jobs if job.is_tried},
             heard=self.heard,
             announced=set(self.announced),
-            accepted={name: " ".join(to) for name, to in self.accepted.items()},
+            accepted={name: group.packed for name, group in self.accepted.items()},
             counters={name: count for name, count in self.counters.items() if count},
             claims=self.claims,
             permits=self.permits,
@@ -116,33 +115,26 @@ class JobModel:
             return self._first_place(self.jobs[spec.job_id] for spec in specs)
         name = f"{first.key_id}:{idem.key_hash}" if idem else None
         if idem and name in self.accepted:
-            return self._replay(name, idem)
+            return self._replay(self.accepted[name], idem)
         if self._num_ready() + len(specs) > self.capacity:
             return "QueueFullError"
         for spec in specs:
             job = self.jobs[spec.job_id] = ModelJob(spec, len(self.jobs) + 1, name)
             self._line(job)[spec.job_id] = job.tag
         if idem and name:
-            group = (first.job_id,) if len(specs) == 1 else (group_of(first.job_id),)
-            count = () if len(specs) == 1 else (str(len(specs)),)
-            self.accepted[name] = (*group, idem.request_hash, *count)
+            self.accepted[name] = Group(idem.request_hash, tuple(spec.job_id for spec in specs))
         self.counters["jobs:submitted"] += len(specs)
         self.permits += len(specs)
         return self._place(self.jobs[first.job_id])
 
-    def _replay(self, name: str, idem: Idempotency) -> Any:
-        group_id, request_hash, *_ = self.accepted[name]
-        if request_hash != idem.request_hash:
+    def _replay(self, group: Group, idem: Idempotency) -> Any:
+        if group.request_hash != idem.request_hash:
             return "IdempotencyMismatchError"
-        jobs = self._accepted_as(name)
+        jobs = [self.jobs[job_id] for job_id in group.job_ids]
         if not all(job.has_record for job in jobs):
             return EXPIRED
         told = [(job.job_id, job.status, job.spec.stream_token) for job in jobs]
-        return self._first_place(jobs), group_id, told
-
-    def _accepted_as(self, name: str) -> list[ModelJob]:
-        group_id, _, *count = self.accepted[name]
-        return [self.jobs[job_id] for job_id in member_ids(group_id, int(*count or (1,)))]
+        return self._first_place(jobs), group.group_id, told
 
     def cancel(self, job_id: str, key_id: str) -> Any:
         job = self.jobs[job_id]
@@ -419,7 +411,7 @@ class JobModel:
         self._line(job).pop(job.job_id, None)
         self.counters[f"jobs:{status}"] += 1
         self.counters["generation_tokens"] += job.num_tokens
-        if job.num_tokens:
+        if job.num_tokens or status is JobStatus.COMPLETED:
             self.counters["prompt_tokens"] += len(job.spec.prompt_ids or ())
         if job.idem in self.accepted:
             self._free(job.idem)
@@ -427,7 +419,8 @@ class JobModel:
 
     def _free(self, name: str) -> None:
         """Forget an idempotency key when all its jobs have ended, if one was cancelled."""
-        jobs = [job for job in self._accepted_as(name) if job.has_record]
+        jobs = [self.jobs[job_id] for job_id in self.accepted[name].job_ids]
+        jobs = [job for job in jobs if job.has_record]
         has_ended = all(job.status.is_final for job in jobs)
         if has_ended and any(job.status is JobStatus.CANCELLED for job in jobs):
             del self.accepted[name]

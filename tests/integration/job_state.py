@@ -56,6 +56,24 @@ class Claimed:
     committed: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True)
+class Group:
+    """The jobs of one submission, as its idempotency key remembers them."""
+
+    request_hash: str
+    job_ids: tuple[str, ...]
+
+    @property
+    def group_id(self) -> str:
+        one = self.job_ids[0]
+        return one if len(self.job_ids) == 1 else one.removesuffix("-0")
+
+    @property
+    def packed(self) -> str:
+        count = [str(len(self.job_ids))] if len(self.job_ids) > 1 else []
+        return " ".join([self.group_id, self.request_hash, *count])
+
+
 @dataclass
 class ModelJob:
     """One job of the model.

@@ -63,6 +63,21 @@ class StoredJobs:
         self.client.xdel(keys.events(self.ended), f"{eid + 1}-0")
         self.set_result([choice("<7><8>")])
 
+    def add_other_choice(self, job_id: str, choice: int) -> None:
+        """Commit a token of another choice, by hand."""
+        self.set_field(job_id, f"pos:{choice}", "1")
+        self.add_event(job_id, tokens(0, 9) | {"c": choice})
+
+    def add_ended_choice(self) -> None:
+        """Give the ended job a second choice, which its result does not have."""
+        self.client.delete(keys.events(self.ended))
+        self.set_field(self.ended, "eid", "0")
+        self.set_field(self.ended, "n", "2")
+        self.add_event(self.ended, tokens(0, 7, 8))
+        self.add_other_choice(self.ended, 1)
+        self.add_event(self.ended, end("completed"))
+        self.client.expire(keys.events(self.ended), 99)
+
     def add_lease(self, job_id: str, ahead_s: float = 5) -> None:
         self.client.zadd(keys.LEASES, {job_id: (time.time() + ahead_s) * 1000})
 

@@ -25,13 +25,13 @@ def settings(**changes: Any) -> Settings:
     return Settings(**(limits | changes))
 
 
-def spec(job_class: JobClass = "normal", key_id: str = KEY) -> JobSpec:
+def spec(job_class: JobClass = "normal", key_id: str = KEY, n: int = 1) -> JobSpec:
     return JobSpec(
         job_id=str(uuid.uuid4()),
         key_id=key_id,
         model=MODEL,
         job_class=job_class,
-        sampling=SamplingSpec(max_tokens=10, time_limit_s=60, seed=7),
+        sampling=SamplingSpec(max_tokens=10, time_limit_s=60, seed=7, n=n),
         stream_token="token",
         request_id="request",
         prompt_ids=(1, 2, 3),
@@ -56,8 +56,8 @@ class Bench:
         self.reaping = Reaping(client, self.settings)
         self.events = EventWriter(client)
 
-    async def submit(self, job_class: JobClass = "normal") -> str:
-        job = spec(job_class)
+    async def submit(self, job_class: JobClass = "normal", n: int = 1) -> str:
+        job = spec(job_class, n=n)
         await self.submissions.submit(job)
         return job.job_id
 
@@ -69,8 +69,8 @@ class Bench:
     async def record(self, job_id: str) -> JobRecord:
         return await self.submissions.get(job_id, KEY)
 
-    def append(self, claim: Claim, position: int, *tokens: int) -> Any:
-        event = TokenEvent(position, tokens, tuple(f"<{t}>" for t in tokens))
+    def append(self, claim: Claim, position: int, *tokens: int, choice: int = 0) -> Any:
+        event = TokenEvent(position, tokens, tuple(f"<{t}>" for t in tokens), choice)
         return self.events.append([Append(claim.record.job_id, claim.nonce, event, 5)])[0]
 
     def let_lease_pass(self, job_id: str) -> None:

@@ -11,7 +11,7 @@ from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claim, Claims
 from common.reaping import Reaped
 from common.schemas import JobStatus, RestartEvent
-from tests.integration.stores import MODEL, REVISION, Bench
+from tests.integration.stores import KEY, MODEL, REVISION, Bench
 
 OTHER_REVISION = "r2:float32"
 
@@ -338,3 +338,67 @@ async def test_the_result_of_a_restarted_job_that_is_ended_without_a_worker_is_w
     await fleet.submissions.cancel(job_id, "key-a")
     assert (await fleet.record(job_id)).choices[0].token_ids == (7,)
     assert (await fleet.record(job_id)).last_eid == 4
+
+
+# Jobs of several choices
+
+
+async def test_a_suspect_of_several_choices_has_to_pass_what_all_of_them_may_have_lost(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit(n=2)
+    first = fleet.claim_as("dead")
+    assert first is not None
+    fleet.append(first, 0, 5, 6)
+    fleet.append(first, 0, 7, choice=1)
+    fleet.die("dead")
+    assert client.hget(keys.job(job_id), "suspect") == str(3 + 2 * 8)
+
+    second = fleet.claim_as("alive")
+    assert second is not None
+    fleet.append(second, 2, *range(14))
+    fleet.append(second, 1, 7)  # of choice 0, and refused: all is committed there
+    assert client.hexists(keys.job(job_id), "suspect")
+    fleet.append(second, 1, 8, 9, choice=1)
+    assert not client.hexists(keys.job(job_id), "suspect")
+    assert fleet.crashes(job_id) == 0
+
+
+async def test_a_job_begun_in_another_choice_alone_waits_for_its_revision(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit(n=2)
+    claim = fleet.claim_as("dead")
+    assert claim is not None
+    fleet.append(claim, 0, 7, choice=1)
+    fleet.die("dead")
+    assert fleet.claim_as("other", OTHER_REVISION) is None
+    fleet.let_requeue_be_long_ago(job_id)
+    again = fleet.claim_as("other", OTHER_REVISION)
+    assert again is not None
+    assert again.record.completion_tokens == 0
+    assert RestartEvent() in [event.event for event in await fleet.reader.after(job_id, 0)]
+
+
+async def test_an_end_without_a_worker_keeps_what_every_choice_had(
+    client: SyncRedis, aclient: AsyncRedis
+) -> None:
+    fleet = Fleet(client, aclient)
+    job_id = await fleet.submit(n=3)
+    claim = fleet.claim_as("dead")
+    assert claim is not None
+    fleet.append(claim, 0, 5, choice=2)
+    fleet.append(claim, 0, 6, 7)
+    fleet.append(claim, 1, 8, choice=2)
+    await fleet.submissions.cancel(job_id, KEY)
+    fleet.die("dead")
+    record = await fleet.record(job_id)
+    assert record.status is JobStatus.CANCELLED
+    assert [(choice.text, choice.token_ids) for choice in record.choices] == [
+        ("<6><7>", (6, 7)),
+        ("", ()),
+        ("<5><8>", (5, 8)),
+    ]
+    assert client.hget(keys.COUNTERS, "generation_tokens") == "4"

@@ -96,7 +96,7 @@ async def test_every_way_out_of_a_job_leaves_a_sound_service(bench: Bench) -> No
 
 
 async def test_every_choice_of_a_job_has_positions_of_its_own(bench: Bench) -> None:
-    job_id = await bench.submit()
+    job_id = await bench.submit(n=2)
     claim = bench.claim()
     for event in (
         TokenEvent(0, (1, 2), ("a", "b")),
@@ -203,6 +203,8 @@ BREAKS: list[tuple[str, Callable[[StoredJobs], object], set[Kind]]] = [
     ("miscounted", lambda j: j.set_field(j.running, "pos:0", "3"), {Kind.POSITIONS}),
     ("uncounted", lambda j: j.drop_field(j.running, "pos:0"), {Kind.POSITIONS}),
     ("no such choice", lambda j: j.set_field(j.running, "pos:1", "3"), {Kind.POSITIONS}),
+    ("a choice too many", lambda j: j.add_other_choice(j.running, 1), {Kind.POSITIONS}),
+    ("no number of choices", lambda j: j.set_field(j.running, "n", "?"), {Kind.BAD_RECORD}),
     ("a half restart", lambda j: j.add_event(j.running, {"r": 1}), {Kind.POSITIONS}),
     ("no event", lambda j: j.add_event(j.running, {"x": 1}), {Kind.BAD_EVENT}),
     ("a list", lambda j: j.add_event(j.running, [1]), {Kind.BAD_EVENT}),
@@ -217,6 +219,7 @@ BREAKS: list[tuple[str, Callable[[StoredJobs], object], set[Kind]]] = [
     ("another text", lambda j: j.set_result([choice("<7><8>")]), {Kind.RESULT}),
     ("another token", lambda j: j.set_result([choice("<7><8>.", 7, 9)]), {Kind.RESULT}),
     ("no result", lambda j: j.drop_field(j.ended, "result"), {Kind.RESULT}),
+    ("a choice missing", lambda j: j.add_ended_choice(), {Kind.RESULT}),
     ("no choices", lambda j: j.set_result({"text": "x"}), {Kind.RESULT}),
     # What is needed stays, what has ended goes.
     ("a record may go", lambda j: j.client.expire(keys.job(j.queued), 99), {Kind.MAY_EXPIRE}),

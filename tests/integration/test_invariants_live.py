@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,14 @@ from common.event_stream import Append, EventWriter
 from common.invariants import Kind
 from common.job_store import Claim, Claims, FencedError, Submissions
 from common.reaping import Reaping
-from common.schemas import ChoiceResult, JobStatus, Outcome, TokenEvent
+from common.schemas import (
+    ChoiceResult,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    TokenEvent,
+    member_ids,
+)
 from tests.integration.stored_jobs import StoredJobs, check, kinds, store_jobs
 from tests.integration.stores import KEY, MODEL, REVISION, Bench, settings, spec
 
@@ -141,13 +149,13 @@ class LiveService:
         limits = settings(queue_capacity=40, rate_limit_burst=1_000_000)
         submissions, ids = Submissions(aclient, limits), []
         while not self.stop.is_set():
-            job = spec(rng.choice(("high", "normal", "low")))
+            jobs = _drawn_group(rng)
             try:
-                await submissions.submit(job)
+                await submissions.submit(*jobs)
             except QueueFullError:
                 await asyncio.sleep(0.01)
                 continue
-            ids.append(job.job_id)
+            ids += [job.job_id for job in jobs]
             if rng.random() < 0.2:
                 await submissions.cancel(rng.choice(ids[-20:]), KEY)
         await aclient.aclose()
@@ -170,17 +178,20 @@ class LiveService:
     ) -> None:
         job_id, nonce = claim.record.job_id, claim.nonce
         writer = EventWriter(client)
-        committed = [i for event in writer.committed(job_id) for i in event.token_ids]
+        committed: list[list[int]] = [[] for _ in range(claim.record.sampling.n)]
+        for event in writer.committed(job_id):
+            committed[event.choice] += event.token_ids
         if rng.random() < 0.1:
             claims.restart(job_id, nonce)
-            committed = []
+            committed = [[] for _ in committed]
         for _ in range(rng.randint(0, 6)):
-            token = len(committed)
-            event = TokenEvent(token, (token,), (f"{token} ",))
+            choice = rng.randrange(len(committed))
+            token = len(committed[choice])
+            event = TokenEvent(token, (token,), (f"{token} ",), choice)
             [answer] = writer.append([Append(job_id, nonce, event, 1)])
             if answer.fenced:
                 return
-            committed.append(token)
+            committed[choice].append(token)
         lot = rng.random()
         if lot < 0.1:
             claims.release(job_id, nonce)
@@ -189,9 +200,11 @@ class LiveService:
         elif lot < 0.3:
             Reaping(client, settings()).hand_back(worker)
         else:
-            text = "".join(f"{i} " for i in committed) + "end"
-            choices = (ChoiceResult(text, tuple(committed), "stop"),)
-            outcome = Outcome(JobStatus.COMPLETED, choices, ("end",), 3)
+            choices = tuple(
+                ChoiceResult("".join(f"{i} " for i in ids) + "end", tuple(ids), "stop")
+                for ids in committed
+            )
+            outcome = Outcome(JobStatus.COMPLETED, choices, ("end",) * len(choices), 3)
             claims.finish(job_id, nonce, outcome, 1)
             self.num_ended += 1
 
@@ -199,6 +212,14 @@ class LiveService:
         with connect(self._url) as client:
             while not self.stop.wait(0.02):
                 Reaping(client, settings()).reap()
+
+
+def _drawn_group(rng: random.Random) -> list[JobSpec]:
+    """One job, or some that are submitted together, of one to three choices."""
+    one = spec(rng.choice(("high", "normal", "low")))
+    sampling = replace(one.sampling, n=rng.choice((1, 1, 2, 3)))
+    ids = member_ids(one.job_id, rng.choice((1, 1, 1, 2, 5)))
+    return [replace(one, job_id=job_id, sampling=sampling) for job_id in ids]
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -29,13 +29,27 @@ from common.invariants import Kind
 from common.job_store import Holding, Idempotency
 from common.sampling import SamplingSpec
 from common.schemas import (
-    JOB_CLASSES,
     JobClass,
     JobSpec,
     JobStatus,
     Outcome,
     TokenEvent,
     member_ids,
+)
+from tests.integration.job_draws import (
+    API_KEYS,
+    REVISIONS,
+    SAME,
+    WORKERS,
+    choices,
+    few,
+    idempotencies,
+    job_classes,
+    picks,
+    rare_events,
+    revisions,
+    seldom,
+    workers,
 )
 from tests.integration.job_model import TRIAL_TOKENS, JobModel
 from tests.integration.job_scripts import JobScripts
@@ -44,32 +58,6 @@ from tests.integration.stores import MODEL
 from tests.integration.stores import settings as store_settings
 
 LIMITS = store_settings(lease_s=1000, queue_capacity=6, max_attempts=2)
-WORKERS = ("worker-0", "worker-1", "worker-2")
-API_KEYS = ("key-a", "key-b")
-SAME = Idempotency("same-key", "same-request")
-OTHER_REQUEST = Idempotency("same-key", "other-request")
-REVISIONS = ("r1:float32", "r2:float32")
-
-# The first one has the most to do: only a worker that holds many jobs can lose many.
-workers = st.sampled_from([WORKERS[0], *WORKERS])
-revisions = st.sampled_from(REVISIONS)
-job_classes = st.sampled_from(JOB_CLASSES)
-idempotencies = st.sampled_from([None, None, SAME, SAME, OTHER_REQUEST])
-picks = st.integers(0, 7)
-"""One of those that there are now, counted from the latest."""
-few = st.integers(1, 3)
-choices = st.integers(0, 2)
-rare_events = st.sampled_from(
-    [
-        "permits are spent",
-        "idempotency keys pass",
-        "a stream passes",
-        "a record passes",
-        "a record is deleted by hand",
-        "a model cannot be loaded",
-    ]
-)
-seldom = st.sampled_from([False, False, False, True])
 
 T = TypeVar("T")
 

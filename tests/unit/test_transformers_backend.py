@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,3 +80,92 @@ def test_a_token_that_the_model_lacks_fails_the_job_as_a_bad_request(
     assert only.end is not None
     assert only.end.error_type == "InvalidRequestError"
     assert "logit_bias must be in [0, 257), got 1000000" in (only.end.error_message or "")
+
+
+def test_the_engine_tells_what_it_did_once_it_has_done_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+    settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
+    backend = TransformersBackend(
+        CatalogEntry("tiny", source, source, "transformers", ""), settings
+    )
+    assert backend.stats() is None, "before the model is loaded"
+    backend.load(lambda line: None)
+    idle = backend.stats()
+    assert idle is not None
+    assert (idle.num_steps, idle.num_tokens, idle.num_running) == (0, 0, 0)
+    run(backend)
+    run(backend)
+    threading.Thread(target=backend.run, args=(lambda deltas: None, stop := IdleThenStop())).start()
+    assert stop.is_idle.wait(30)
+    found = backend.stats()
+    assert found is not None
+    assert (found.num_tokens, found.num_running, found.num_waiting) == (12, 0, 0)
+    assert found.num_steps >= 12
+    cache = found.cache
+    assert cache is not None
+    assert (cache.hits + cache.misses, cache.used_tokens) == (6, 0)
+    assert 2 <= cache.hits <= cache.reusable_tokens <= cache.capacity_tokens
+    assert cache.num_entries >= 1
+    assert cache.size_bytes > 0
+
+
+class IdleThenStop(threading.Event):
+    """Stops a backend at its second look, which comes after it was idle once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_idle = threading.Event()
+        self._num_looks = 0
+
+    def is_set(self) -> bool:
+        self._num_looks += 1
+        if self._num_looks > 1:
+            self.is_idle.set()
+        return self._num_looks > 1
+
+
+def run_choices(backend: TransformersBackend, jobs: list[BackendJob]) -> dict[int, list[Delta]]:
+    """Run some choices of one job to their ends; the deltas of each."""
+    found: dict[int, list[Delta]] = {job.choice: [] for job in jobs}
+    stop = threading.Event()
+
+    def deliver(new: Sequence[Delta]) -> None:
+        for delta in new:
+            found[delta.choice].append(delta)
+        if all(deltas and deltas[-1].end is not None for deltas in found.values()):
+            stop.set()
+
+    for job in jobs:
+        backend.submit(job)
+    backend.run(deliver, stop)
+    return found
+
+
+def test_the_choices_of_a_job_differ_and_each_is_the_same_alone(
+    backend: TransformersBackend,
+) -> None:
+    sampling = SamplingSpec(max_tokens=8, time_limit_s=60, seed=4, temperature=1.5, n=3)
+    jobs = [BackendJob("run", (5, 6, 7), sampling, "normal", choice=c) for c in range(3)]
+    together = run_choices(backend, jobs)
+    ids = [tuple(i for d in together[c] for i in d.token_ids) for c in range(3)]
+    assert len(set(ids)) == 3
+    for job in jobs:
+        [alone] = run_choices(backend, [job]).values()
+        assert tuple(i for d in alone for i in d.token_ids) == ids[job.choice]
+
+
+def test_the_logprobs_of_the_prompt_come_once_with_the_first_choice(
+    backend: TransformersBackend,
+) -> None:
+    sampling = SamplingSpec(max_tokens=2, time_limit_s=60, seed=4, n=2, prompt_logprobs=1)
+    jobs = [BackendJob("run", (5, 6, 7), sampling, "normal", choice=c) for c in range(2)]
+    found = run_choices(backend, jobs)
+    assert [len(delta.prompt_logprobs) for delta in found[0]] == [2, 0]
+    assert [len(delta.prompt_logprobs) for delta in found[1]] == [0, 0]
+    scored = run_choices(backend, [replace(jobs[0], sampling=replace(sampling, max_tokens=0))])
+    [only] = scored[0]
+    assert (only.token_ids, only.prompt_logprobs) == ((), found[0][0].prompt_logprobs)
+    assert only.end is not None
+    assert (only.end.status, only.end.finish_reason) == ("completed", "length")

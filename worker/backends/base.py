@@ -15,6 +15,7 @@ from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import EngineTimings, JobClass, JobStatus
 from common.token_logprobs import TokenLogprobs
+from common.vitals import EngineStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +141,11 @@ class Backend(Protocol):
 
     def gpu_memory(self) -> dict[str, int] | None:
         """Bytes `used` and `total` of the GPU; None on a CPU."""
+        ...
+
+    def stats(self) -> EngineStats | None:
+        """The engine as it was within the last second or two; None before the model is loaded.
+
+        Thread-safe; never waits for a step.
+        """
         ...

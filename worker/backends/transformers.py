@@ -24,6 +24,7 @@ from common.sampling import SamplingSpec
 from common.schemas import JOB_CLASSES, EngineTimings, JobStatus
 from common.settings import Settings
 from common.token_logprobs import TokenLogprobs
+from common.vitals import CacheUse, EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
 from worker.backends.cache_budget import compute_cache_bytes
 from worker.engine.engine import Engine
@@ -36,6 +37,7 @@ from worker.engine.sequence import TokenLogprobs as EngineLogprobs
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 1.0
+STATS_PERIOD_S = 0.5
 ONE_THREAD_BELOW = 50_000_000
 """Parameters below which a step is too short to share out: beside another busy process, waiting
 for the second thread at each layer made a tiny model 20 times slower."""
@@ -62,6 +64,10 @@ class TransformersBackend:
         self._num_threads = torch.get_num_threads()
         self._engine: Engine | None = None
         self._step_began: float | None = None
+        self._num_steps = 0
+        self._num_tokens = 0
+        self._stats: EngineStats | None = None
+        self._stats_due = 0.0
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
         """Load the weights and the tokenizer; see the contract."""
@@ -75,6 +81,7 @@ class TransformersBackend:
                 self._num_threads = 1
                 torch.set_num_threads(self._num_threads)
             self._engine = self._start_engine(loaded)
+            self._stats = self._take_stats(self._engine)
         except EngineLoadError as error:
             raise ModelLoadError(f"Model loading failed: {error}") from error
         except Exception as error:
@@ -109,13 +116,19 @@ class TransformersBackend:
         torch.set_num_threads(self._num_threads)  # each thread has a number of its own
         while not stop.is_set():
             if not engine.has_work:
+                self._stats = self._take_stats(engine)
                 engine.wait(IDLE_WAIT_S)
                 continue
-            self._step_began = time.monotonic()
+            self._step_began = began = time.monotonic()
             outputs = engine.step()
             self._step_began = None
             if outputs:
                 deliver([_delta(output) for output in outputs])
+            self._num_steps += 1
+            self._num_tokens += sum(len(output.token_ids) for output in outputs)
+            if began >= self._stats_due:
+                self._stats = self._take_stats(engine)
+                self._stats_due = began + STATS_PERIOD_S
 
     def text_of_committed(self, job: BackendJob) -> str | None:
         """Replay the committed tokens; see the contract."""
@@ -154,6 +167,31 @@ class TransformersBackend:
             return None
         free, total = torch.cuda.mem_get_info(self._device)
         return {"used": total - free, "total": total}
+
+    def stats(self) -> EngineStats | None:
+        """The last snapshot; see the contract."""
+        return self._stats
+
+    def _take_stats(self, engine: Engine) -> EngineStats:
+        """Look at the engine, on its own thread: its books are not for others to read."""
+        cache = engine.cache
+        return EngineStats(
+            num_running=engine.num_running,
+            num_waiting=engine.num_waiting,
+            num_steps=self._num_steps,
+            num_tokens=self._num_tokens,
+            num_preempted=engine.num_preempted,
+            cache=CacheUse(
+                capacity_tokens=cache.capacity_tokens,
+                used_tokens=cache.used_tokens,
+                reusable_tokens=cache.reusable_tokens,
+                num_entries=cache.num_entries,
+                size_bytes=cache.size_bytes,
+                hits=cache.hits,
+                misses=cache.queries - cache.hits,
+                evictions=cache.evictions,
+            ),
+        )
 
     @property
     def _loaded(self) -> Engine:

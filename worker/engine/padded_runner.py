@@ -74,6 +74,7 @@ class PaddedRunner:
             capacity_tokens=self._max_num_rows * self._context_length,
             used_tokens=used,
             reusable_tokens=0,
+            num_entries=sum(len(group.cache.lengths) for group in self._groups),
             size_bytes=sum(group.cache.num_bytes for group in self._groups),
             queries=self._num_looked_up,
             hits=0,

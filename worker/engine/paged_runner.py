@@ -57,6 +57,7 @@ class PagedRunner:
             capacity_tokens=self._table.num_blocks * self._block_size,
             used_tokens=used,
             reusable_tokens=reusable,
+            num_entries=self._table.num_blocks - self._table.num_free,
             size_bytes=(used + reusable) * self._cache.token_bytes,
             queries=counters.queries,
             hits=counters.hits,

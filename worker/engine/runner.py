@@ -37,6 +37,7 @@ class CacheStats:
         capacity_tokens: Tokens that fit, over all sequences.
         used_tokens: Tokens that are held for sequences which run.
         reusable_tokens: Tokens that ended sequences left, given up as soon as room is needed.
+        num_entries: Blocks, slots or sequences that hold these.
         size_bytes: Memory of the used and the reusable ones.
         queries: Prompt tokens that were looked up.
         hits: Of these, tokens that were there.
@@ -46,6 +47,7 @@ class CacheStats:
     capacity_tokens: int
     used_tokens: int
     reusable_tokens: int
+    num_entries: int
     size_bytes: int
     queries: int
     hits: int

@@ -49,6 +49,7 @@ class SlotRunner:
             capacity_tokens=self._table.capacity_tokens,
             used_tokens=used,
             reusable_tokens=reusable,
+            num_entries=self._table.num_filled,
             size_bytes=(used + reusable) * self._cache.token_bytes,
             queries=counters.queries,
             hits=counters.hits,

@@ -107,6 +107,11 @@ class SlotTable:
         """Tokens that ended sequences left."""
         return self._num_held - self.used_tokens
 
+    @property
+    def num_filled(self) -> int:
+        """Slots that hold tokens, of running sequences and of ended ones."""
+        return sum(bool(slot.token_ids) for slot in self._slots)
+
     def slot_of(self, key: int) -> int:
         """Return the slot of a sequence."""
         return self._slot_of[key]

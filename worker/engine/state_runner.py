@@ -125,6 +125,7 @@ class StateRunner:
             capacity_tokens=min(whole, self._tokens_beside(max(1, len(lengths)))),
             used_tokens=sum(lengths),
             reusable_tokens=0,
+            num_entries=sum(map(bool, lengths)),
             size_bytes=self._bytes_of([length for length in lengths if length]),
             queries=self._num_looked_up,
             hits=0,

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from api import fleet_poller
-from api.fleet_poller import FleetPoller
+from api.fleet_poller import FleetPoller, Throughput
 from common.errors import RedisUnavailableError
 from common.fleet import Fleet, FleetReader
 from common.model_card import ModelCard
@@ -20,11 +20,18 @@ class Reader:
         self.is_away = False
         self.running = 0
         self.num_tokens = 0
+        self.num_ended = 0
 
     async def snapshot(self, models: Sequence[str]) -> Fleet:
         if self.is_away:
             raise RedisUnavailableError("away")
-        counters = {"generation_tokens": self.num_tokens, "jobs:submitted": 1000}
+        counters = {
+            "generation_tokens": self.num_tokens,
+            "prompt_tokens": 2 * self.num_tokens,
+            "jobs:submitted": 1000,
+            "jobs:completed": self.num_ended - self.num_ended // 2,
+            "jobs:cancelled": self.num_ended // 2,
+        }
         return Fleet((), {}, self.running, counters, 0, None)
 
     async def card(self, model: str) -> ModelCard | None:
@@ -99,3 +106,38 @@ async def test_only_the_last_minute_counts(
     clock.now_s += 61
     await poller.poll()
     assert poller.seconds_per_token is None
+
+
+async def test_throughput_is_what_ended_between_the_first_look_and_the_last(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    assert poller.throughput is None
+    await poller.poll()
+    assert poller.throughput is None
+    clock.now_s += 4
+    reader.num_tokens, reader.num_ended = 100, 6
+    await poller.poll()
+    assert poller.throughput == Throughput(4.0, 1.5, 50.0, 25.0)
+
+
+async def test_throughput_is_of_the_last_minute(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    for step in range(90):
+        reader.num_tokens += 10 if step < 30 else 20
+        await poller.poll()
+        clock.now_s += 1
+    assert poller.throughput is not None
+    assert poller.throughput.window_s == 60
+    assert poller.throughput.generation_tokens_per_s == 20
+
+
+async def test_an_emptied_redis_gives_no_negative_throughput(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    reader.num_tokens = 1000
+    await poller.poll()
+    clock.now_s += 1
+    reader.num_tokens = 5
+    await poller.poll()
+    assert poller.throughput == Throughput(1.0, 0.0, 0.0, 0.0)

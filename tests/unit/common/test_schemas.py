@@ -36,6 +36,8 @@ SAMPLING = st.builds(
         lambda biases: tuple(biases.items())
     ),
     logprobs=st.none() | st.integers(0, 20),
+    n=st.integers(1, 128),
+    prompt_logprobs=st.none() | st.integers(0, 20),
 )
 LOGPROBS = st.builds(
     TokenLogprobs,
@@ -53,7 +55,7 @@ def test_sampling_parameters_at_their_defaults_take_no_room() -> None:
     assert SamplingSpec(5, 60, 1).pack() == '{"max_tokens":5,"time_limit_s":60,"seed":1}'
 
 
-@given(st.builds(Prompt, text=st.none() | TEXT, raw=st.booleans()))
+@given(st.builds(Prompt, text=st.none() | TEXT, raw=st.booleans(), token_ids=st.none() | IDS))
 def test_prompts_come_back_whole(prompt: Prompt) -> None:
     assert Prompt.unpack(prompt.pack()) == prompt
 
@@ -61,6 +63,26 @@ def test_prompts_come_back_whole(prompt: Prompt) -> None:
 def test_messages_come_back_whole() -> None:
     prompt = Prompt(messages=({"role": "user", "content": "é\n"},))
     assert Prompt.unpack(prompt.pack()) == prompt
+
+
+def test_what_earlier_versions_have_packed_is_read_as_it_was_meant() -> None:
+    sampling = SamplingSpec.unpack('{"max_tokens":5,"time_limit_s":60,"seed":1,"stop":["a"]}')
+    assert sampling == SamplingSpec(5, 60, 1, stop=("a",))
+    assert (sampling.n, sampling.prompt_logprobs) == (1, None)
+    prompt = Prompt.unpack('{"text":"Hi","messages":null,"raw":true}')
+    assert prompt == Prompt(text="Hi", raw=True)
+    record = JobRecord.from_fields(
+        "job",
+        {
+            **{"status": "completed", "key": "k", "model": "m", "class": "low", "eid": "3"},
+            **{"params": sampling.pack(), "stream_token": "t", "request_id": "r"},
+            **{"created_ms": "5", "attempts": "1", "pos:0": "2", "prompt_ids": "[1,2]"},
+            "result": '[{"text":"ab","token_ids":[7,8],"finish_reason":"stop"}]',
+        },
+    )
+    assert record.completion_tokens == 2
+    assert record.choices == (ChoiceResult("ab", (7, 8), "stop"),)
+    assert record.prompt_logprobs == ()
 
 
 @given(
@@ -109,11 +131,15 @@ def test_a_record_holds_all_that_was_submitted(
 def test_a_record_holds_all_of_an_outcome(found: tuple[TokenLogprobs, ...]) -> None:
     choice = ChoiceResult("text", (1, 2), "stop", found)
     timings = EngineTimings(0.1, 0.2, 3, 4)
-    outcome = Outcome(JobStatus.FAILED, (choice,), ("",), 7, timings, "EngineError", "why")
+    of_prompt = (None, *found)
+    outcome = Outcome(
+        *(JobStatus.FAILED, (choice, choice), ("", ""), 7, timings, "EngineError", "why"), of_prompt
+    )
     spec = JobSpec("job", "key", "m", "low", SamplingSpec(5, 60, 1), "token", "request")
     added = {"status": "failed", "created_ms": "5", "attempts": "1", "eid": "9"}
     record = JobRecord.from_fields("job", spec.to_fields() | added | outcome.to_fields())
-    assert (record.choices, record.timings, record.prompt_tokens) == ((choice,), timings, 7)
+    assert (record.choices, record.timings, record.prompt_tokens) == ((choice,) * 2, timings, 7)
+    assert record.prompt_logprobs == of_prompt
     assert (record.error_type, record.error_message) == ("EngineError", "why")
 
 

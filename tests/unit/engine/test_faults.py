@@ -174,7 +174,7 @@ BAD = {
     },
     "stop_token_ids must be in [0, 300), got 301": {"stop_token_ids": (301,)},
     "must fit in the context of 160 tokens, got 1 + 160": {"max_tokens": 160},
-    "max_tokens must be in [1,": {"max_tokens": 0},
+    "max_tokens must be in [0,": {"max_tokens": -1},
     "temperature must be in [0,": {"temperature": -0.5},
     "temperature must be in [0, 1e+30], got nan": {"temperature": float("nan")},
     "top_p must be in [0, 1], got 1.5": {"top_p": 1.5},

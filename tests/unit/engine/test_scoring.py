@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from worker.engine.paged_runner import PagedRunner
+
 HOT = {"temperature": 1.6, "top_p": 1.0, "max_tokens": 6, "seed": 3}
 
 
@@ -40,8 +42,10 @@ def test_a_prompt_is_scored_without_a_token(model_of, drive, ask, family, budget
     check_same(scores(answer), scores(wanted))
 
 
-def test_what_is_cached_of_a_prompt_is_scored_too(llama, drive, ask):
-    driven = drive(llama)
+@pytest.mark.parametrize("is_paged", [False, True])
+def test_what_is_cached_of_a_prompt_is_scored_too(llama, drive, ask, is_paged):
+    runner = PagedRunner(llama, 40, block_size=4) if is_paged else None
+    driven = drive(llama, runner=runner)
     request = ask("a", random_ids(40), max_tokens=0, prompt_logprobs=1)
     driven.add(request).finish()
     driven.add(dataclasses.replace(request, request_id="b")).finish()
@@ -49,8 +53,11 @@ def test_what_is_cached_of_a_prompt_is_scored_too(llama, drive, ask):
     assert driven["b"].timings.cached_tokens == 0
 
 
-def test_a_prompt_that_fills_the_context_is_scored(llama, drive, ask):
-    driven = drive(llama)
+@pytest.mark.parametrize("is_paged", [False, True])
+def test_a_prompt_that_fills_the_context_is_scored_beside_others(llama, drive, ask, is_paged):
+    runner = PagedRunner(llama, 15, block_size=4) if is_paged else None
+    driven = drive(llama, runner=runner, prefill_budget_tokens=7)
+    driven.add(ask("other", "the quick brown", **HOT)).step(3)
     ids = random_ids(driven.engine.context_length)
     driven.add(ask("a", ids, max_tokens=0, prompt_logprobs=0)).finish()
     assert len(scores(driven["a"])) == len(ids) - 1

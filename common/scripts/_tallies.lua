@@ -1,0 +1,67 @@
+-- What the end of a job adds to its model's tally: fields and latencies as common/tallies.py tells
+-- them. `common/connection.py` puts it before the shared part.
+
+local function bucket_of(edges, us)
+  local low, high = 1, #edges
+  if us > edges[high] then
+    return 'inf'
+  end
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if us <= edges[middle] then
+      high = middle
+    else
+      low = middle + 1
+    end
+  end
+  return edges[low]
+end
+
+-- Count a job that has just ended. Its record holds all that its end has brought.
+local function tally_end(id, status, generation_tokens)
+  local job = redis.call('HMGET', KEY.JOB .. id, 'model', 'created_ms', 'started_ms',
+    'first_token_ms', 'ended_ms', 'requeued_ms', 'pos:0', 'prompt_tokens', 'timings')
+  local tally, created_ms, was_requeued = KEY.TALLIES .. job[1], tonumber(job[2]), job[6]
+  local edges = edges_us()
+
+  local function add(field, number)
+    if number > 0 then
+      redis.call('HINCRBY', tally, field, number)
+    end
+  end
+  -- The clock may have been set back; a sum that shrank would read as a restart.
+  local function observe(latency, sum, us, times)
+    us = math.max(0, us)
+    add(latency .. bucket_of(edges, us), times or 1)
+    add(sum, math.floor(us * (times or 1) + 0.5))
+  end
+  local function since_submit_us(ms)
+    return (tonumber(ms) - created_ms) * 1000
+  end
+
+  add('jobs:' .. status, 1)
+  add('tokens:generation', tonumber(generation_tokens))
+  if status == 'completed' then
+    observe('end_to_end:', 'end_to_end:sum', since_submit_us(job[5]))
+  end
+  if job[3] then
+    observe('queue:', 'queue:sum', since_submit_us(job[3]))
+    add('jobs:resumed', was_requeued and 1 or 0)
+  end
+  if job[4] then
+    observe('time_to_first_token:', 'time_to_first_token:sum', since_submit_us(job[4]))
+    add('tokens:prompt', tonumber(job[8] or 0))
+  end
+  if job[4] and job[9] then
+    local timings = cjson.decode(job[9])
+    local decode_us = timings.decode_s * 1e6
+    add('tokens:cached', timings.cached_tokens)
+    observe('prefill:', 'prefill:sum', timings.prefill_s * 1e6)
+    observe('decode:', 'decode:sum', decode_us)
+    -- Of choice 0; the decode time is that of the last attempt, the tokens are those of all.
+    local num_gaps = tonumber(job[7] or 0) - 1
+    if num_gaps > 0 and not was_requeued then
+      observe('inter_token:', 'inter_token:sum', decode_us / num_gaps, num_gaps)
+    end
+  end
+end
