@@ -75,12 +75,12 @@ class FleetPoller:
         """
         try:
             fleet = await self._reader.snapshot(self._models)
-            cards = {model: await self._reader.card(model) for model in self._models}
+            cards = await self._reader.cards(self._models)
         except RedisUnavailableError:
             self._fleet = None
             self._absent_since_s.clear()  # whoever is there cannot say so now
             raise
-        self._cards = {model: card for model, card in cards.items() if card is not None}
+        self._cards = cards
         self._fleet, self._polled_at_s = fleet, time.monotonic()
         self._sample(fleet)
         self._note_absences(fleet)

@@ -110,7 +110,8 @@ class Submitter:
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
             InvalidRequestError: There are too many prompts, choices or log-probabilities, a prompt
                 is empty or does not fit, the time limit is too long, a token id is not the model's,
-                or the grammar cannot be compiled.
+                the grammar cannot be compiled, or the model makes
+                embeddings.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
@@ -144,7 +145,7 @@ class Submitter:
         return Accepted(group_id, jobs, answer)
 
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
-        model = self._catalog.resolve(request.model).model
+        model = self._model(request)
         self._check(request)
         if request.sampling.grammar is not None:
             await self._grammars.check(request.sampling.grammar, key_id)
@@ -188,6 +189,14 @@ class Submitter:
         sampling.check_size(len(ids))
         default = max(self._settings.max_new_tokens, sampling.min_tokens)
         return ids, sampling.with_max_tokens(fit(card, len(ids), sampling.max_tokens, default))
+
+    def _model(self, request: JobRequest) -> str:
+        entry = self._catalog.resolve(request.model)
+        if entry.kind != "generate":
+            raise InvalidRequestError(
+                f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"
+            )
+        return entry.model
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.measure import Comparison, alternate
-from common.model_catalog import BUNDLED_DIR
+from common.model_entries import BUNDLED_DIR
 from tests.e2e.service import Service
 
 NUM_TOKENS = 50

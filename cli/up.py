@@ -27,6 +27,7 @@ from cli import embedded_redis
 from common import log
 from common.child_process import Child, module_environment
 from common.errors import SettingsError
+from common.model_catalog import ModelCatalog
 from common.settings import Settings, environment_of
 from common.supervisor import Supervisor
 from worker import launcher
@@ -144,8 +145,8 @@ class Gateway:
         return self._get("/health/live")[0] == 200
 
     def is_ready(self) -> bool:
-        """Whether a model is loaded."""
-        return self._get("/ready")[0] == 200
+        """Whether the default model is loaded."""
+        return self._get("/health")[1].get("model_loaded") is True
 
     def problem(self) -> str | None:
         """What keeps the service from its work; None while it may only be slow."""
@@ -155,7 +156,7 @@ class Gateway:
         if health.get("state") != "error":
             return None
         reason = health.get("reason") or health.get("message") or "see the log"
-        return f"The model {self.settings.model_name} cannot be loaded. {reason}"
+        return f"The model {_default_model(self.settings)} cannot be loaded. {reason}"
 
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON object of an answer; 0 and nothing where there is none."""
@@ -189,7 +190,7 @@ class Progress:
             self._greeted = True
             self._greet()
         if self._gateway.is_ready():
-            self._tell(f"The model {self._settings.model_name} is loaded.")
+            self._tell(f"The model {_default_model(self._settings)} is loaded.")
             return None
         problem = self._gateway.problem()
         if problem is not None and problem != self._told_problem:
@@ -206,7 +207,7 @@ class Progress:
         self._tell(f"  API key           {key}")
         self._tell(f"  Try it            {curl_line(self._gateway.url, key)}")
         self._tell("")
-        self._tell(f"The model {self._settings.model_name} is loading; jobs wait for it.")
+        self._tell(f"The model {_default_model(self._settings)} is loading; jobs wait for it.")
 
 
 def curl_line(url: str, key: str) -> str:
@@ -215,6 +216,10 @@ def curl_line(url: str, key: str) -> str:
     shown = " ".join(f"-H {shlex.quote(header)}" for header in headers)
     body = shlex.quote(json.dumps({"prompt": "Once upon a time", "max_tokens": 100}))
     return f"curl {url}/generate {shown} -d {body}"
+
+
+def _default_model(settings: Settings) -> str:
+    return ModelCatalog(settings).default.model
 
 
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))

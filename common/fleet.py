@@ -22,7 +22,8 @@ from common.schemas import JOB_CLASSES, JobClass, JobStatus
 from common.tallies import Tally, read_tally
 from common.vitals import Vitals
 
-ModelState = Literal["loading", "ready", "error"]
+ModelState = Literal["ready", "loading", "unloaded", "error"]
+"""`unloaded`: it is loaded when a job for it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class WorkerInfo:
     """What a worker announces of itself with every heartbeat.
 
     Attributes:
-        slots: Jobs that it runs at once.
+        slots: Jobs that it runs at once, at most.
         running: Jobs that it runs now.
         gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
         vitals: How it, its machine and its engines are; None from a worker that does not tell.
@@ -103,11 +104,10 @@ class Fleet:
         return [w.models[model] for w in self.workers if model in w.models]
 
     def state(self, model: str) -> ModelState:
-        """The best state on any live worker; `loading` where no worker is alive."""
+        """The best state on any live worker; `loading` where no live worker serves it."""
         states = {served.state for served in self.states(model)}
-        if "ready" in states:
-            return "ready"
-        return "error" if states == {"error"} else "loading"
+        best: tuple[ModelState, ...] = ("ready", "loading", "unloaded", "error")
+        return next((state for state in best if state in states), "loading")
 
     @property
     def num_queued(self) -> int:
@@ -142,6 +142,20 @@ class FleetWriter:
             pipe.set(keys.tokenizer(card.tokenizer_sha256), tokenizer_json)
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
+
+    def num_waiting(self, models: Sequence[str]) -> dict[str, int]:
+        """The jobs in line of each model, in one round trip.
+
+        Raises:
+            RedisUnavailableError: Redis is away.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for model in models:
+                for job_class in JOB_CLASSES:
+                    pipe.zcard(keys.ready(model, job_class))
+            counts = iter(pipe.execute())
+        return {model: sum(int(next(counts)) for _ in JOB_CLASSES) for model in models}
 
 
 class FleetReader:
@@ -202,6 +216,13 @@ class FleetReader:
         with translated_errors():
             packed = await cast(Any, self._client.get(keys.card(model)))
         return None if packed is None else ModelCard.unpack(packed)
+
+    async def cards(self, models: Sequence[str]) -> dict[str, ModelCard]:
+        """The cards of the models that any worker has ever loaded, in one round trip."""
+        with translated_errors():
+            packed = await self._client.mget([keys.card(model) for model in models])
+        found = zip(models, packed, strict=True)
+        return {model: ModelCard.unpack(str(p)) for model, p in found if p is not None}
 
     async def tokenizer(self, sha256: str) -> str:
         """The tokenizer file of a card, as JSON.

@@ -118,6 +118,11 @@ def permits(model: str) -> str:
     return PERMITS + model
 
 
+def model_of_permits(queue: str) -> str:
+    """The model of a Celery queue."""
+    return queue.removeprefix(PERMITS)
+
+
 def card(model: str) -> str:
     """The card of a model."""
     return CARD + model

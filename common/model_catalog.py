@@ -1,19 +1,15 @@
 """Which models this deployment serves, by the settings alone: nothing is loaded or asked.
 
-In single-model mode there is one, and `default` is an alias of it.
+`MODELS` lists them; without it there is one, `MODEL_NAME`, and `default` is an alias of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from common.errors import ModelNotFoundError
+from common.errors import ModelNotFoundError, SettingsError
+from common.model_entries import DEFAULT_ALIAS, ModelEntry, ModelKind, Source, read_entries
 from common.settings import Settings
-
-DEFAULT_ALIAS = "default"
-BUNDLED_MODEL = "baton-toy"
-BUNDLED_DIR = Path(__file__).parent.parent / "models" / BUNDLED_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,33 +17,50 @@ class CatalogEntry:
     """One model.
 
     Attributes:
-        model: Its id: the hub name, or the last part of a path.
-        configured: What the settings call it, which requests may too.
+        model: Its id.
+        names: What requests may call it besides: aliases, and in single-model mode what the
+            settings call it.
         source: What to load: a hub name or a path.
+        title: Its name for people.
+        format: As the operator states it; None: as the loaded model's card does.
+        max_batch_size: Jobs of it that one worker runs at once.
+        kv_cache_gib: GiB of its jobs' keys and values on one worker, where it has its own.
     """
 
     model: str
-    configured: str
+    names: tuple[str, ...]
     source: str
     backend: str
     description: str
+    title: str
+    format: str | None = None
+    dtype: str = "auto"
+    kind: ModelKind = "generate"
+    max_batch_size: int = 8
+    kv_cache_gib: float | None = None
 
 
 class ModelCatalog:
-    """The configured models, by id and alias."""
+    """The configured models, by id and alias.
+
+    Attributes:
+        default: The model of a request that names none.
+        entries: Every configured model, the default first.
+        served: Those that workers with these settings serve, in the same order.
+
+    Raises:
+        SettingsError: The file that `MODELS` names has changed since the settings were checked,
+            and is wrong now.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._entry = _entry_of(settings)
-
-    @property
-    def entries(self) -> tuple[CatalogEntry, ...]:
-        """Every configured model, the default first."""
-        return (self._entry,)
-
-    @property
-    def default(self) -> CatalogEntry:
-        """The model of a request that names none."""
-        return self._entry
+        entries = _entries_of(settings)
+        self._by_name = {name: entry for entry in entries for name in (entry.model, *entry.names)}
+        self.default = self._named("DEFAULT_MODEL", settings.default_model or entries[0].model)
+        others = (entry for entry in entries if entry is not self.default)
+        self.entries: tuple[CatalogEntry, ...] = (self.default, *others)
+        wanted = [self._named("WORKER_MODELS", name) for name in settings.worker_models or ()]
+        self.served = tuple(e for e in self.entries if e in wanted) if wanted else self.entries
 
     def resolve(self, name: str | None) -> CatalogEntry:
         """The model that a request names.
@@ -55,17 +68,54 @@ class ModelCatalog:
         Raises:
             ModelNotFoundError: No model has this id or alias.
         """
-        if name in (None, DEFAULT_ALIAS, self._entry.model, self._entry.configured):
-            return self._entry
-        raise ModelNotFoundError(f"Model '{name}' not found", param="model")
+        if name is None:
+            return self.default
+        entry = self._by_name.get(name)
+        if entry is None:
+            raise ModelNotFoundError(f"Model '{name}' not found", param="model")
+        return entry
+
+    def _named(self, setting: str, name: str) -> CatalogEntry:
+        if name not in self._by_name:
+            raise SettingsError(f"{setting}={name}: MODELS has no such model any more")
+        return self._by_name[name]
 
 
-def _entry_of(settings: Settings) -> CatalogEntry:
-    name, backend = settings.model_name, settings.model_backend
-    if name == BUNDLED_MODEL:
-        return CatalogEntry(name, name, str(BUNDLED_DIR), backend, "The bundled toy model")
-    # By its form and not by what is there: a gateway may not have the folder that its workers have.
-    if name.startswith(("/", "./", "../", "~")):
-        path = Path(name).expanduser()
-        return CatalogEntry(path.name, name, str(path), backend, "A model from a local folder")
-    return CatalogEntry(name, name, name, backend, "A model from the Hugging Face hub")
+def _entries_of(settings: Settings) -> tuple[CatalogEntry, ...]:
+    if settings.models is None:
+        return (_single_entry(settings),)
+    try:
+        return tuple(_entry_of(entry, settings) for entry in read_entries(settings.models))
+    except ValueError as error:
+        raise SettingsError(f"MODELS: {error}") from error
+
+
+def _single_entry(settings: Settings) -> CatalogEntry:
+    source = Source.of(settings.model_name)
+    return CatalogEntry(
+        model=source.model,
+        names=(settings.model_name, DEFAULT_ALIAS),
+        source=source.location,
+        backend=settings.model_backend,
+        description=source.description,
+        title=source.model,
+        dtype=settings.dtype,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
+def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
+    source = entry.where
+    return CatalogEntry(
+        model=entry.id,
+        names=tuple(entry.aliases),
+        source=source.location,
+        backend=entry.backend or settings.model_backend,
+        description=source.description if entry.description is None else entry.description,
+        title=entry.name or entry.id,
+        format=entry.format,
+        dtype=entry.dtype or settings.dtype,
+        kind=entry.kind,
+        max_batch_size=entry.max_batch_size or settings.max_batch_size,
+        kv_cache_gib=entry.kv_cache_gib,
+    )

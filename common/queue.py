@@ -6,13 +6,21 @@ losing one loses nothing. What the settings below guard against is written besid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from celery import Celery
 
 VISIBILITY_TIMEOUT_S = 3600
 
 
-def create_celery(redis_url: str) -> Celery:
-    """A Celery app on this Redis; the tasks register themselves with it."""
+def create_celery(redis_url: str, transport_options: Mapping[str, Any] | None = None) -> Celery:
+    """A Celery app on this Redis; the tasks register themselves with it.
+
+    Args:
+        redis_url: The broker.
+        transport_options: Of kombu's Redis transport, beside those below.
+    """
     app = Celery("baton", broker=redis_url)
     app.conf.update(
         # One message in hand per free thread, acknowledged at its end: an early acknowledgement
@@ -35,6 +43,7 @@ def create_celery(redis_url: str) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            **(transport_options or {}),
         },
         worker_send_task_events=True,
         worker_hijack_root_logger=False,

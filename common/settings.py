@@ -17,11 +17,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import SettingsError
+from common.model_entries import BackendName, DtypeName, known_names, read_entries
 
 EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
 ENV_FILE = ".env"
 SECRETS = frozenset({"api_keys", "redis_url", "files_url"})
 """Fields whose values no message repeats."""
+
+MOST_SHOWN_CHARS = 100
+"""Of a wrong value in its message."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -39,7 +43,7 @@ class Settings(BaseSettings):
         examples=["key-of-alice,key-of-bob"],
     )
 
-    model_backend: Literal["transformers"] = Field(
+    model_backend: BackendName = Field(
         default="transformers", description="What runs the model: transformers."
     )
     model_name: str = Field(
@@ -47,30 +51,53 @@ class Settings(BaseSettings):
         min_length=1,
         description="A Hugging Face causal LM by hub name or path; baton-toy is bundled.",
     )
+    models: str | None = Field(
+        default=None,
+        description="Several models: JSON text, or the path of a .json or .toml file; "
+        "docs/operations.md shows one. Empty: MODEL_NAME alone.",
+        examples=['[{"id": "toy", "source": "baton-toy"}]'],
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="The model of a request that names none, by id or alias. Empty: the first.",
+    )
+    model_cache_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Models that one worker keeps loaded; the others wait until it has room. "
+        "Empty: all.",
+        examples=["2"],
+    )
+    worker_models: Annotated[list[str] | None, NoDecode] = Field(
+        default=None,
+        description="The models, by id or alias and separated by commas, that the workers started "
+        "with this serve. Empty: all.",
+    )
     device: str = Field(
         default="auto",
         description="auto, cpu, cuda (every GPU) or cuda:0,2 (these GPUs).",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+    dtype: DtypeName = Field(
         default="auto",
         description="auto, float32, bfloat16, float16 or int8 (weights, on a CPU). auto: the "
         "checkpoint's on a GPU; on a CPU float32 below 200 M parameters, else bfloat16.",
     )
     max_batch_size: int = Field(
-        default=8, ge=1, le=1024, description="Jobs that one worker runs at once."
+        default=8, ge=1, le=1024, description="Jobs of one model that one worker runs at once."
     )
     kv_cache_gib: float | None = Field(
         default=None,
         gt=0,
         description="GiB for the keys and values of a worker's jobs. Empty: on a CPU half of the "
-        "memory that is free once the model is loaded, on a GPU what GPU_MEMORY_FRACTION leaves.",
+        "memory that is free once the model is loaded, on a GPU what GPU_MEMORY_FRACTION leaves. "
+        "The models that a worker keeps loaded share it.",
         examples=["8"],
     )
     gpu_memory_fraction: float = Field(
         default=0.9,
         gt=0,
         le=1,
-        description="Share of a GPU's memory that the model and its cache may take together.",
+        description="Share of a GPU's memory that the models and their caches may take together.",
     )
 
     max_new_tokens: int = Field(
@@ -171,12 +198,19 @@ class Settings(BaseSettings):
         default=10, ge=0, description="Seconds that open requests get to end at a shutdown."
     )
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", "worker_models", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, models: str | None) -> str | None:
+        if models is not None:
+            read_entries(models)  # its ValueError says what is wrong
+        return models
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -229,6 +263,27 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"HOST={self.host} can be reached from other machines, and API_KEYS holds an "
                 "example key that everybody knows. Example: API_KEYS=<a long random string>"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_unknown_models(self) -> Self:
+        if not self.default_model and self.worker_models is None:
+            return self
+        known = known_names(self.models, self.model_name)
+        for setting, names in (
+            ("DEFAULT_MODEL", [self.default_model] if self.default_model else []),
+            ("WORKER_MODELS", self.worker_models or []),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"{setting}={name}: there is no such model; there are {', '.join(known)}. "
+                        f"Example: {setting}={known[0]}"
+                    )
+        if self.worker_models == []:
+            raise ValueError(
+                f"WORKER_MODELS=,: at least one model is needed. Example: WORKER_MODELS={known[0]}"
             )
         return self
 
@@ -287,6 +342,10 @@ def to_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN_CHARS else f"{text[:MOST_SHOWN_CHARS]}..."
+
+
 def _explain(problem: dict[str, Any]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
@@ -294,6 +353,6 @@ def _explain(problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0])
     field = Settings.model_fields[name]
     example = field.examples[0] if field.examples else field.get_default()
-    given = to_text(problem["input"])
+    given = _cut(to_text(problem["input"]))
     shown = "" if name in SECRETS else f"={given}"
     return f"{name.upper()}{shown}: {message}. Example: {name.upper()}={to_text(example)}"

@@ -41,7 +41,8 @@ def main() -> str | None:
     if not models:
         return "no worker of this container has announced itself"
     failed = [served.reason or "unknown" for served in models if served.state == "error"]
-    return f"the model cannot be loaded: {failed[0]}" if failed else None
+    # One that serves some of its models is of use.
+    return f"no model can be loaded: {failed[0]}" if len(failed) == len(models) else None
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ class FakeBackend:
     `step()` lets everything that runs have one more token. An abort takes effect at once.
     """
 
-    def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
+    def __init__(self, model: str = "m", chat_template: str | None = CHAT_TEMPLATE) -> None:
+        self._model = model
         self._chat_template = chat_template
+        self.is_closed = False
         self.submitted: queue.Queue[BackendJob] = queue.Queue()
         self.aborted: queue.Queue[str] = queue.Queue()
         self.step_s = 0.0
@@ -71,7 +73,7 @@ class FakeBackend:
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
-        return fake_card(chat_template=self._chat_template), byte_tokenizer()
+        return fake_card(self._model, chat_template=self._chat_template), byte_tokenizer()
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -94,6 +96,9 @@ class FakeBackend:
 
     def wake(self) -> None:
         self._commands.put(list)
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None

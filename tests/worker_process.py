@@ -1,7 +1,7 @@
 """A real worker process, Celery included, that generates with a fake backend at a steady pace.
 
 `python -m tests.worker_process` is the worker; `WorkerProcess` starts one. It loads no model, so it
-takes permits a second after its start.
+takes permits a second after its start; only the model `ENDLESS` is loading for ever.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from worker.backends.base import Deliver, Delta
 
 ROOT = Path(__file__).parents[1]
 MODEL = "m"
+ENDLESS = "endless"
 PACE_S = 0.01
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -31,7 +32,9 @@ class PacedBackend(FakeBackend):
     """Gives every running job its next token each `PACE_S`."""
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
-        return fake_card(MODEL, context_length=1_000_000), byte_tokenizer()
+        if self._model == ENDLESS:
+            threading.Event().wait()
+        return fake_card(self._model, context_length=1_000_000), byte_tokenizer()
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -73,9 +76,9 @@ class WorkerProcess:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def wait_until_ready(self) -> None:
-        """Wait until it takes permits."""
-        self.wait_for("is ready on")
+    def wait_until_ready(self, model: str = MODEL) -> None:
+        """Wait until it takes permits of the model."""
+        self.wait_for(f"Model {model} is ready on")
 
     def wait_for(self, text: str) -> None:
         """Wait for a line of output that contains the text; also one that came before."""
@@ -90,6 +93,11 @@ class WorkerProcess:
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(signum)
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative where a signal ended it."""
+        return self._process.poll()
 
     def stop(self) -> None:
         """End it as its supervisor does, or at once where it does not end."""
@@ -117,5 +125,5 @@ class WorkerProcess:
 if __name__ == "__main__":
     import worker.main
 
-    worker.main._create_backend = lambda settings: PacedBackend()
+    worker.main._create_backend = lambda entry, settings, share: PacedBackend(entry.model)
     raise SystemExit(worker.main.main())

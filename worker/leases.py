@@ -1,6 +1,6 @@
 """The heartbeat: renews the leases of the jobs that are really held.
 
-It beats only while the engine's present step has not been running for longer than
+It beats only while no engine's present step has been running for longer than
 `ENGINE_STALL_S`: a hung worker leaves, and its jobs go to another one. While it waits for its next
 beat it listens for cancels.
 """
@@ -30,7 +30,7 @@ class Heartbeat:
 
     Args:
         describe: What the worker announces of itself now.
-        step_s: Seconds for which the engine's present step has been running.
+        step_s: Seconds for which the longest of the engines' present steps has been running.
         abort: Called with the id of a run that was cancelled or lost.
         leave: Ends the process at once. A hung engine cannot be mended from inside, and a worker
             that lived on with it would claim more jobs only to lose them.

@@ -1,4 +1,4 @@
-"""The worker process: load the model, then consume permits with Celery's threads pool.
+"""The worker process: loads models, and consumes permits with Celery's threads pool.
 
 `python -m worker.main`, started by `worker.launcher` once for each device, with the settings in
 the environment. SIGTERM and SIGINT hand the running jobs back, but for those that end within
@@ -27,25 +27,27 @@ from common import __version__, keys, log
 from common.cancellations import Cancellations
 from common.connection import connect
 from common.durability import DurabilityCheck
-from common.errors import RedisUnavailableError, SettingsError
+from common.errors import ModelLoadError, RedisUnavailableError, SettingsError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
 from common.job_store import Claims
-from common.model_catalog import ModelCatalog
+from common.model_catalog import CatalogEntry, ModelCatalog
 from common.permits import TASK_NAME
 from common.queue import create_celery
 from common.reaping import Reaping
 from common.request_log import request_logger
 from common.settings import Settings, load_settings
-from worker import kombu_guards
-from worker.backends.base import Backend
+from worker import kombu_guards, open_queues
+from worker.backends.base import Backend, MemoryShare
 from worker.consumer import PatientConsumer
 from worker.hand_back import LAUNCH_ID, worker_id
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.leases import Heartbeat
+from worker.loader import Loader
 from worker.publisher import Publisher
 from worker.reaper import Reaper
+from worker.registry import ModelBusy, ModelRegistry
 from worker.tasks import Draining, JobRunner
 from worker.vitals import VitalSigns
 
@@ -56,14 +58,13 @@ logger = logging.getLogger("worker")
 
 
 class Worker:
-    """One process, one model, one device: puts the parts together and runs them."""
+    """One process, one device, one or more models: puts the parts together and runs them."""
 
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self._settings = settings
         self._redis_url = redis_url
         launch_id = os.environ.get(LAUNCH_ID) or uuid.uuid4().hex[:8]
         self._worker_id = worker_id(launch_id, os.getpid())
-        self._entry = ModelCatalog(settings).default
         self._client = connect(redis_url)
         self._is_consuming = threading.Event()
         self._is_leaving = threading.Event()
@@ -71,31 +72,34 @@ class Worker:
         events = EventWriter(self._client)
         on_end = request_logger(log_prompts=settings.log_prompts)
         self._held = HeldJobs()
-        self._backend = _create_backend(settings)
         self._vital_signs = VitalSigns()
-        self._host = EngineHost(self._backend, self._held)
-        self._publisher = Publisher(self._held, events, self._claims, self._backend.abort, on_end)
+        entries = ModelCatalog(settings).served
+        self._models = ModelRegistry(entries, settings.model_cache_size or len(entries))
+        self._publisher = Publisher(self._held, events, self._claims, self._models.abort, on_end)
         self._heartbeat = Heartbeat(
             self._claims,
             Cancellations(connect(redis_url)),
             self._held,
             self._describe,
-            lambda: self._backend.step_s,
-            self._backend.abort,
+            lambda: self._models.step_s,
+            self._models.abort,
             lambda: _leave_at_once(EXIT_ENGINE_HUNG),
             lease_s=settings.lease_s,
             engine_stall_s=settings.engine_stall_s,
         )
+        self._loader = Loader(
+            self._models,
+            self._create_host,
+            FleetWriter(self._client),
+            self._publisher,
+            self._heartbeat.beat_soon,
+            self._on_loaded,
+        )
         self._reaper = Reaper(
-            Reaping(self._client, settings),
-            self._claims,
-            self._entry.model,
-            lambda: self._host.load_error,
-            on_end,
+            Reaping(self._client, settings), self._claims, self._models.errors, on_end
         )
         self._runner = JobRunner(
-            self._entry.model,
-            self._host,
+            self._models,
             self._held,
             self._claims,
             events,
@@ -104,25 +108,41 @@ class Worker:
         )
 
     def run(self) -> int:
-        """Serve until a signal comes; returns the exit status."""
+        """Serve until a signal comes; returns the exit status.
+
+        Where a load is under way then, its thread still runs (`is_loading`).
+        """
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
         self._heartbeat.start()
         self._reaper.start()
         try:
-            self._host.load(FleetWriter(self._client), self._heartbeat.beat_soon)
-            DurabilityCheck().check(self._client)
             self._publisher.start()
-            self._host.start(self._publisher)
+            self._loader.start()
+            DurabilityCheck().check(self._client)
             return self._consume()
+        except SystemExit:  # the signal came before Celery listened to it
+            return 0
         finally:
             self._leave_quietly()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a load goes on that could not be broken off."""
+        return self._loader.is_alive
+
+    def _create_host(self, model: str, share: MemoryShare) -> EngineHost:
+        backend = _create_backend(self._models.entry(model), self._settings, share)
+        return EngineHost(backend, self._held)
 
     def _consume(self) -> int:
         kombu_guards.install()
         # Messages are JSON, which makes root harmless to Celery; containers run as another user.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        app = create_celery(self._redis_url)
+        options = open_queues.transport_options(
+            lambda queue: self._models.is_open(keys.model_of_permits(queue))
+        )
+        app = create_celery(self._redis_url, options)
         _register_task(app, self._runner)
         worker_ready.connect(self._on_ready)
         worker_shutting_down.connect(self._on_shutdown)
@@ -130,8 +150,8 @@ class Worker:
             hostname=f"baton@{self._worker_id}",
             consumer_cls=PatientConsumer,
             pool="threads",
-            concurrency=self._settings.max_batch_size,
-            queues=[keys.permits(self._entry.model)],
+            concurrency=self._models.num_slots,
+            queues=[keys.permits(model) for model in self._models.models],
             without_gossip=True,
             without_mingle=True,
             loglevel=self._settings.log_level,
@@ -143,7 +163,13 @@ class Worker:
     def _on_ready(self, **_: Any) -> None:
         self._is_consuming.set()
         self._heartbeat.beat_soon()
-        logger.info("Model %s is ready on %s", self._entry.model, self._backend.device)
+        for model in self._models.loaded:
+            self._on_loaded(model)
+
+    def _on_loaded(self, model: str) -> None:
+        # A loaded model is of no use before Celery takes permits.
+        if self._is_consuming.is_set():
+            logger.info("Model %s is ready on %s", model, self._device)
 
     def _on_shutdown(self, **_: Any) -> None:
         # In a thread: a signal handler must not wait for locks that the main thread may hold.
@@ -162,7 +188,8 @@ class Worker:
 
     def _leave_quietly(self) -> None:
         self._runner.drain()
-        self._host.stop()
+        self._loader.stop()
+        self._models.stop()
         self._heartbeat.stop()
         self._reaper.stop()
         try:
@@ -170,29 +197,27 @@ class Worker:
         except RedisUnavailableError:
             logger.warning("Redis is away; this worker's announcement passes by itself")
 
+    @property
+    def _device(self) -> str:
+        return "cuda:0" if self._settings.device.startswith("cuda") else "cpu"
+
     def _describe(self) -> WorkerInfo:
         return WorkerInfo(
             worker_id=self._worker_id,
             host=socket.gethostname(),
             pid=os.getpid(),
             version=__version__,
-            device=self._backend.device,
-            slots=self._settings.max_batch_size,
+            device=self._device,
+            slots=self._models.num_slots,
             running=len(self._held),
-            # One that leaves takes no more: its revision and its slots do not count.
-            models={} if self._is_leaving.is_set() else {self._entry.model: self._served()},
-            gpu_memory=self._backend.gpu_memory() if self._host.encoder else None,
-            vitals=self._vital_signs.read({self._entry.model: self._backend}),
+            # One that leaves takes no more: its revisions and its slots do not count.
+            models={} if self._is_leaving.is_set() else self._announcements(),
+            gpu_memory=self._models.gpu_memory(),
+            vitals=self._vital_signs.read(self._models.backends()),
         )
 
-    def _served(self) -> ServedModel:
-        error = self._host.load_error
-        if error is not None:
-            return ServedModel("error", error.message)
-        # A loaded model is of no use before Celery takes permits.
-        if not self._is_consuming.is_set() or self._host.encoder is None:
-            return ServedModel("loading")
-        return ServedModel("ready", revision=self._host.encoder.card.fingerprint)
+    def _announcements(self) -> dict[str, ServedModel]:
+        return self._models.announcements(is_consuming=self._is_consuming.is_set())
 
 
 def _leave_after(args: threading.ExceptHookArgs) -> None:
@@ -225,26 +250,46 @@ def main() -> int:
         return 2
     threading.excepthook = _leave_after
     try:
-        return Worker(settings, settings.redis_url).run()
+        worker = Worker(settings, settings.redis_url)
+    except SettingsError as error:
+        sys.stderr.write(f"baton: wrong setting\n{error.message}\n")
+        return 2
+    try:
+        status = worker.run()
     except Exception:
         logger.critical("The worker failed and leaves", exc_info=True)
-        return 1
+        status = 1
+    if worker.is_loading:
+        _leave_at_once(status)  # the interpreter's own end trips over a thread that loads
+    return status
 
 
-def _create_backend(settings: Settings) -> Backend:
+def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare) -> Backend:
+    """What will run a model; nothing is loaded by it.
+
+    Raises:
+        ModelLoadError: There is no backend for it.
+    """
+    if entry.kind == "embed":
+        raise ModelLoadError(
+            f"Model loading failed: {entry.model!r} makes embeddings, which no backend here can"
+        )
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
     from worker.backends.transformers import TransformersBackend
 
-    return TransformersBackend(ModelCatalog(settings).default, settings)
+    return TransformersBackend(entry, settings, share)
 
 
 def _register_task(app: Celery, runner: JobRunner) -> None:
     @app.task(name=TASK_NAME, bind=True)  # type: ignore[untyped-decorator]
     def run(task: Task) -> None:
         try:
-            runner.run_next()
+            runner.run_next(keys.model_of_permits(task.request.delivery_info["routing_key"]))
         except Draining:
             raise Reject("this worker is leaving", requeue=True) from None
+        except ModelBusy:
+            # Taken just before the model was full, or unloaded.
+            raise Reject("this worker has no room for the model now", requeue=True) from None
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from common.errors import ModelLoadError, RedisUnavailableError
 from common.job_store import Claims
@@ -21,7 +21,7 @@ class Reaper:
     """Takes back jobs whose lease has passed, once a period.
 
     Args:
-        load_error: Says why this worker cannot load its model, while that is so.
+        load_errors: Says why this worker cannot load models, by their ids, while that is so.
         on_end: Called once for each job that the reaper has ended.
     """
 
@@ -29,14 +29,12 @@ class Reaper:
         self,
         reaping: Reaping,
         claims: Claims,
-        model: str,
-        load_error: Callable[[], ModelLoadError | None],
+        load_errors: Callable[[], Mapping[str, ModelLoadError]],
         on_end: OnEnd,
     ) -> None:
         self._reaping = reaping
         self._claims = claims
-        self._model = model
-        self._load_error = load_error
+        self._load_errors = load_errors
         self._on_end = on_end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -62,9 +60,8 @@ class Reaper:
         for job_id in reaped.requeued:
             log.warning("Took back a job whose worker is gone", extra={"task_id": job_id})
         tell_ends(self._claims, reaped.ended, self._on_end)
-        error = self._load_error()
-        if error is not None:
-            tell_ends(self._claims, self._claims.fail_ready(self._model, error), self._on_end)
+        for model, error in self._load_errors().items():
+            tell_ends(self._claims, self._claims.fail_ready(model, error), self._on_end)
 
 
 def tell_ends(claims: Claims, job_ids: Sequence[str], on_end: OnEnd) -> None:

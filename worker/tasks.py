@@ -28,6 +28,7 @@ from common.request_log import OnEnd, outcome_of
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt, TokenEvent
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
+from worker.registry import ModelRegistry
 
 REDIS_RETRY_S = 0.5
 
@@ -49,8 +50,7 @@ class JobRunner:
 
     def __init__(
         self,
-        model: str,
-        host: EngineHost,
+        models: ModelRegistry,
         held: HeldJobs,
         claims: Claims,
         events: EventWriter,
@@ -58,8 +58,7 @@ class JobRunner:
         *,
         default_max_tokens: int,
     ) -> None:
-        self._model = model
-        self._host = host
+        self._models = models
         self._held = held
         self._claims = claims
         self._events = events
@@ -67,22 +66,32 @@ class JobRunner:
         self._default_max_tokens = default_max_tokens
         self._draining = threading.Event()
 
-    def run_next(self) -> None:
-        """Spend a permit: run the next job, and more while the broker has no permit left.
+    def run_next(self, model: str) -> None:
+        """Spend a permit: run the model's next job, and more while the broker has no permit left.
 
         Raises:
             Draining: The worker is leaving.
+            ModelBusy: The model is not loaded, or has no room.
         """
-        while True:
-            if self._draining.is_set():
-                raise Draining
-            claim = self._claim()
-            if claim is None:
-                return
-            with log_context(task_id=claim.record.job_id, request_id=claim.record.request_id):
-                self._run_or_hand_back(claim)
-            if self._patiently(lambda: self._claims.num_permits(self._model)) > 0:
-                return
+        with self._models.use(model) as host:
+            while True:
+                if self._draining.is_set():
+                    raise Draining
+                claim = self._claim(model, host)
+                if claim is None:
+                    return
+                with log_context(task_id=claim.record.job_id, request_id=claim.record.request_id):
+                    self._run_or_hand_back(claim, host)
+                if not self._goes_on(model):
+                    return
+
+    def _goes_on(self, model: str) -> bool:
+        """Whether this task claims again, rather than that Celery brings the next permit."""
+        if not self._models.takes_jobs(model):
+            return False
+        if self._models.is_crowded(model):
+            return True
+        return self._patiently(lambda: self._claims.num_permits(model)) == 0
 
     def drain(self, patience_s: float = 0.0) -> None:
         """Take no more jobs and hand back those that run: they go on elsewhere, where they are.
@@ -111,31 +120,31 @@ class JobRunner:
         except RedisUnavailableError:
             log.warning("Could not hand back a job; its lease will", extra={"task_id": job.job_id})
         self._held.drop(job, "released")
-        self._host.abort(job)
+        self._models.abort(job.run_id)
 
     def _tell_end(self, job_id: str) -> None:
         record = self._claims.find(job_id)
         if record is not None:
             self._on_end(record, outcome_of(record))
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, model: str, host: EngineHost) -> Claim | None:
         nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
-        served = {self._model: self._encoder.card.fingerprint}
+        served = {model: _encoder_of(host).card.fingerprint}
         return self._patiently(lambda: self._claims.claim(served, nonce))
 
-    def _run_or_hand_back(self, claim: Claim) -> None:
+    def _run_or_hand_back(self, claim: Claim, host: EngineHost) -> None:
         try:
-            self._run(claim)
+            self._run(claim, host)
         except Draining:
             # Before the job was held, so `drain` did not see it.
             with suppress(RedisUnavailableError):
                 self._claims.release(claim.record.job_id, claim.nonce)
             raise
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, host: EngineHost) -> None:
         record = claim.record
         try:
-            prompt_ids, max_tokens = self._prepare(record)
+            prompt_ids, max_tokens = self._prepare(record, _encoder_of(host))
         except InvalidRequestError as error:
             self._refuse(claim, error)
             return
@@ -149,7 +158,7 @@ class JobRunner:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
         job = HeldJob(claim, prompt_ids, committed, max_tokens)
-        if job.num_committed != record.completion_tokens or not self._host.can_continue(job):
+        if job.num_committed != record.completion_tokens or not host.can_continue(job):
             log.warning("What was generated cannot be continued here; starting from nothing")
             try:
                 self._patiently(lambda: self._claims.restart(record.job_id, claim.nonce))
@@ -157,19 +166,18 @@ class JobRunner:
                 return
             fresh = replace(claim, record=replace(record, completion_tokens=0, used_ms=0))
             job = HeldJob(fresh, prompt_ids, [], max_tokens)
-        self._host.submit(job)
+        host.submit(job)
         if self._draining.is_set():
             # `drain` may have looked before this job was held; one of the two sees it.
             self._hand_back(job)
         job.done.wait()
 
-    def _prepare(self, record: JobRecord) -> tuple[tuple[int, ...], int]:
+    def _prepare(self, record: JobRecord, encoder: PromptEncoder) -> tuple[tuple[int, ...], int]:
         """The prompt's ids and the tokens to generate.
 
         Raises:
             InvalidRequestError: The prompt, which no gateway could check, cannot be run.
         """
-        encoder = self._encoder
         prompt_ids = record.prompt_ids
         if prompt_ids is None:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
@@ -189,12 +197,6 @@ class JobRunner:
             return
         self._on_end(claim.record, outcome)
 
-    @property
-    def _encoder(self) -> PromptEncoder:
-        encoder = self._host.encoder
-        assert encoder is not None, "permits are taken only once the model is loaded"
-        return encoder
-
     def _patiently(self, call: Callable[[], T]) -> T:
         """Repeat a call while Redis is away: every one is safe to repeat."""
         while True:
@@ -203,3 +205,8 @@ class JobRunner:
             except RedisUnavailableError:
                 if self._draining.wait(REDIS_RETRY_S):
                     raise Draining from None
+
+
+def _encoder_of(host: EngineHost) -> PromptEncoder:
+    assert host.encoder is not None, "the registry hands out hosts that are loaded"
+    return host.encoder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -9,7 +11,10 @@ from api.answers import Documented, HealthAnswer, LiveAnswer, ReadyAnswer
 from api.dependencies import GatewayDep
 from api.gateway import Gateway
 from common import __version__
-from common.fleet import Fleet, ModelState
+from common.fleet import Fleet
+
+_RUNS = ("ready", "unloaded")
+"""States of a model whose tasks are run; the second one is loaded for them."""
 
 router = APIRouter(tags=["Service"])
 
@@ -18,15 +23,16 @@ router = APIRouter(tags=["Service"])
 async def health(gateway: GatewayDep) -> JSONResponse:
     """Always 200.
 
-    `unhealthy`: Redis is away, or no worker can load the model. `degraded`: tasks are accepted,
-    but no worker runs them yet.
+    `unhealthy`: Redis is away, or no worker can load any model. `degraded`: tasks are accepted,
+    but those of some model are not run yet, or fail; `reason` names it. `state` and
+    `model_loaded` are those of the default model, `ready` also where it is loaded on demand.
     """
     fleet, entry = gateway.poller.fleet, gateway.catalog.default
-    state, reason = _state(fleet, entry.model)
-    status = {"ready": "healthy", "loading": "degraded", "error": "unhealthy"}[state]
+    status, reason = _status(fleet, [each.model for each in gateway.catalog.entries])
+    state = "error" if fleet is None else fleet.state(entry.model)
     body = {
         "status": status,
-        "state": state,
+        "state": "ready" if state in _RUNS else state,
         "mode": "api_server",
         "version": __version__,
         "redis_connected": fleet is not None,
@@ -66,24 +72,36 @@ _NOT_READY: Documented = {503: {"model": ReadyAnswer, "description": "They are n
     responses=_NOT_READY,
 )
 async def ready(gateway: GatewayDep) -> JSONResponse:
-    """503 while Redis is away or no live worker has the model loaded."""
-    fleet = gateway.poller.fleet
-    is_ready = fleet is not None and fleet.state(gateway.catalog.default.model) == "ready"
+    """503 while Redis is away, or no live worker has a model loaded or loads it on demand."""
+    fleet, entries = gateway.poller.fleet, gateway.catalog.entries
+    is_ready = fleet is not None and any(fleet.state(each.model) in _RUNS for each in entries)
     body = {"ready": is_ready, "engine_connected": fleet is not None and bool(fleet.workers)}
     return JSONResponse(body, 200 if is_ready else 503)
 
 
-def _state(fleet: Fleet | None, model: str) -> tuple[ModelState, str | None]:
+def _status(fleet: Fleet | None, models: Sequence[str]) -> tuple[str, str | None]:
+    """The whole service's status, and why it is not healthy."""
     if fleet is None:
-        return "error", "Redis cannot be reached."
+        return "unhealthy", "Redis cannot be reached."
+    if not fleet.workers:
+        return "degraded", "No worker is running."
+    # Those that cannot be loaded come first: the others need no person.
+    ill = [model for model in models if fleet.state(model) == "error"]
+    ill += [model for model in models if fleet.state(model) == "loading"]
+    if not ill:
+        return "healthy", None
+    is_hopeless = all(fleet.state(model) == "error" for model in models)
+    reason = _why_not(fleet, ill[0])
+    if len(models) > 1:
+        reason = f"Model '{ill[0]}': {reason}"
+    return "unhealthy" if is_hopeless else "degraded", reason
+
+
+def _why_not(fleet: Fleet, model: str) -> str:
     served = fleet.states(model)
-    state = fleet.state(model)
-    if state == "error":
-        reasons = [each.reason for each in served if each.reason]
-        return state, reasons[0] if reasons else "No worker can load the model."
-    if state == "loading":
-        return state, "The model is loading." if served else "No worker is running."
-    return state, None
+    if fleet.state(model) == "error":
+        return next((s.reason for s in served if s.reason), "No worker can load the model.")
+    return "The model is loading." if served else "No worker serves the model."
 
 
 def _gpu_memory(fleet: Fleet | None) -> dict[str, int] | None:

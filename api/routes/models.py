@@ -29,8 +29,8 @@ def _view(gateway: Gateway, entry: CatalogEntry) -> dict[str, object]:
     card, fleet = gateway.poller.known_card(entry.model), gateway.poller.fleet
     return {
         "id": entry.model,
-        "name": entry.model,
+        "name": entry.title,
         "description": entry.description,
-        "format": "unknown" if card is None else card.format,
+        "format": entry.format or ("unknown" if card is None else card.format),
         "loaded": fleet is not None and fleet.state(entry.model) == "ready",
     }

@@ -37,7 +37,9 @@ def first_end(
     """What a reaper tells of the first job that it ends."""
     ends: queue.Queue[tuple[JobRecord, Outcome]] = queue.Queue()
     reaping = Reaping(client, SETTINGS)
-    reaper = Reaper(reaping, claims, "m", lambda: error, lambda *end: ends.put(end))
+    reaper = Reaper(
+        reaping, claims, lambda: {"m": error} if error else {}, lambda *end: ends.put(end)
+    )
     reaper.start()
     try:
         return ends.get(timeout=TIMEOUT_S)

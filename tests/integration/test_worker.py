@@ -11,9 +11,11 @@ import pytest
 
 from common import keys
 from common.connection import Script, SyncRedis, connect
+from common.errors import ModelLoadError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter
 from common.job_store import Claim, Claims
+from common.model_catalog import CatalogEntry
 from common.prompt import PromptEncoder
 from common.reaping import Reaping
 from common.sampling import SamplingSpec
@@ -33,6 +35,7 @@ from tests.redis_server import RedisServer
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.publisher import Publisher
+from worker.registry import ModelRegistry
 from worker.tasks import Draining, JobRunner
 
 TIMEOUT_S = 20
@@ -50,21 +53,21 @@ class WorkerUnderTest:
         self.claims = Claims(self.client, Settings(), "w")
         events = EventWriter(self.client)
         self.host = EngineHost(self.backend, self.held)
-        self.publisher = Publisher(
-            self.held, events, self.claims, self.backend.abort, self._note_end
-        )
+        entry = CatalogEntry("m", (), "m", "transformers", "", "M")
+        models = ModelRegistry([entry], 1)
+        self.publisher = Publisher(self.held, events, self.claims, models.abort, self._note_end)
         self.runner = JobRunner(
-            "m",
-            self.host,
+            models,
             self.held,
             self.claims,
             events,
             self._note_end,
             default_max_tokens=4,
         )
-        self.host.load(FleetWriter(self.client), lambda: None)
+        self.host.load(FleetWriter(self.client), threading.Event())
         self.publisher.start()
         self.host.start(self.publisher)
+        models.put("m", self.host, load_s=0)
 
     def _note_end(self, record: JobRecord, outcome: Outcome) -> None:
         self.ended.append((record, outcome))
@@ -82,7 +85,7 @@ class WorkerUnderTest:
 
     def _run_task(self) -> None:
         try:
-            self.runner.run_next()
+            self.runner.run_next("m")
         except Draining:
             return
 
@@ -168,7 +171,7 @@ def test_a_task_goes_on_while_jobs_are_ready_and_no_permit_is_left(
 
 
 def test_a_spare_permit_does_nothing(worker: WorkerUnderTest) -> None:
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     assert worker.ended == []
 
 
@@ -192,7 +195,7 @@ def test_a_prompt_that_no_gateway_could_check_fails_its_job_alone(
     prompt = Prompt(text="x" * 101, raw=True)
     job_id = submit(worker.client, 4, prompt_ids=None, prompt=prompt)
     worker.client.delete(keys.permits("m"))
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "ContextLengthError")
     assert record.error_message is not None
@@ -300,26 +303,21 @@ def test_a_template_that_raises_fails_its_job_alone(worker: WorkerUnderTest) -> 
     )
     job_id = submit(worker.client, 4, prompt_ids=None, prompt=Prompt(text="hi"))
     worker.client.delete(keys.permits("m"))
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "InvalidRequestError")
 
 
-def test_a_template_that_cannot_be_compiled_is_told_and_its_card_not_published(
+def test_a_model_whose_template_cannot_be_compiled_is_not_loaded_and_its_card_not_published(
     redis_url: str,
 ) -> None:
     backend = FakeBackend(chat_template="{% if %}")
-    told = threading.Event()
     host = EngineHost(backend, HeldJobs())
     with connect(redis_url) as client:
-        load = threading.Thread(target=host.load, args=(FleetWriter(client), told.set))
-        load.start()
-        assert told.wait(TIMEOUT_S)
-        host.stop()
-        load.join(TIMEOUT_S)
+        with pytest.raises(ModelLoadError, match="chat template"):
+            host.load(FleetWriter(client), threading.Event())
         assert client.get(keys.card("m")) is None
-    assert host.load_error is not None
-    assert "chat template" in host.load_error.message
+    assert backend.is_closed
 
 
 @pytest.mark.leaves_debris("it deletes a stream", "event_ids")
@@ -382,7 +380,7 @@ def test_a_draining_worker_claims_nothing(worker: WorkerUnderTest) -> None:
     submit(worker.client)
     worker.runner.drain()
     with pytest.raises(Draining):
-        worker.runner.run_next()
+        worker.runner.run_next("m")
 
 
 def test_output_made_while_redis_was_away_arrives_whole_when_it_is_back(

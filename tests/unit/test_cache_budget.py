@@ -4,7 +4,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from worker.backends.base import MemoryShare
 from worker.backends.cache_budget import CPU_SHARE, available_bytes, compute_cache_bytes
 
 GIB = 2**30
@@ -18,11 +20,30 @@ def group(tmp_path: Path) -> Path:
 
 
 def test_what_the_operator_allows_is_what_it_takes() -> None:
-    assert compute_cache_bytes("cpu", cache_gib=1.5, gpu_fraction=0.9) == 1.5 * GIB
+    assert (
+        compute_cache_bytes("cpu", cache_gib=1.5, gpu_fraction=0.9, share=MemoryShare())
+        == 1.5 * GIB
+    )
+
+
+def test_the_models_of_a_worker_share_what_the_operator_allows() -> None:
+    share = MemoryShare(num_models=3, num_loaded=1)
+    assert compute_cache_bytes("cpu", cache_gib=1.5, gpu_fraction=0.9, share=share) == 0.5 * GIB
+
+
+@pytest.mark.parametrize(("num_loaded", "gib"), [(0, 20), (1, 40), (2, 40)])
+def test_on_a_gpu_the_models_that_are_still_to_come_share_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, num_loaded: int, gib: int
+) -> None:
+    # 100 GiB, 90 of them to be used, 50 used: 40 are left.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * GIB, 100 * GIB))
+    share = MemoryShare(2, num_loaded)
+    got = compute_cache_bytes("cuda:0", cache_gib=None, gpu_fraction=0.9, share=share)
+    assert got == gib * GIB
 
 
 def test_on_a_cpu_it_leaves_a_share_of_the_free_memory_to_others() -> None:
-    got = compute_cache_bytes("cpu", cache_gib=None, gpu_fraction=0.9)
+    got = compute_cache_bytes("cpu", cache_gib=None, gpu_fraction=0.9, share=MemoryShare())
     assert 0 < got <= CPU_SHARE * psutil.virtual_memory().total
 
 

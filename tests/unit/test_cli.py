@@ -271,8 +271,9 @@ class Answering(BaseHTTPRequestHandler):
     """A gateway whose model cannot be loaded."""
 
     def do_GET(self) -> None:
-        status = {"/health/live": 200, "/health": 200, "/ready": 503}[self.path]
-        body = json.dumps({"state": "error", "reason": "out of memory"}).encode()
+        status = {"/health/live": 200, "/health": 200}[self.path]
+        health = {"state": "error", "reason": "out of memory", "model_loaded": False}
+        body = json.dumps(health).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

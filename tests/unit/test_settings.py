@@ -114,7 +114,14 @@ def test_a_list_is_split_at_commas_and_blanks_around_its_parts_are_dropped(
 
 def test_settings_go_through_an_environment_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     given = load_settings(
-        api_keys="a,b", lease_s="2.5", log_prompts="true", data_dir="/x y", port="1", top_p="0"
+        api_keys="a,b",
+        lease_s="2.5",
+        log_prompts="true",
+        data_dir="/x y",
+        port="1",
+        top_p="0",
+        models='[{"id": "a", "source": "x"}]',
+        worker_models="a",
     )
     for name, value in environment_of(given).items():
         monkeypatch.setenv(name, value)
@@ -145,6 +152,11 @@ def test_settings_go_through_an_environment_unchanged(monkeypatch: pytest.Monkey
         ("queue_capacity", "0", "greater than or equal to 1", "100000"),
         ("lease_s", "0.5", "greater than or equal to 1", "15"),
         ("max_attempts", "0", "greater than or equal to 1", "3"),
+        ("models", "[", "no valid JSON", '[{"id": "toy", "source": "baton-toy"}]'),
+        ("model_cache_size", "0", "greater than or equal to 1", "2"),
+        ("default_model", "gpt2", "there is no such model", "baton-toy"),
+        ("worker_models", "gpt2", "there is no such model", "baton-toy"),
+        ("worker_models", ",", "at least one model", "baton-toy"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_name_its_problem_and_an_example(
@@ -155,6 +167,20 @@ def test_a_wrong_value_is_told_with_its_name_its_problem_and_an_example(
     assert message.startswith(f"{upper}={value}: ")
     assert expected in message
     assert message.endswith(f". Example: {upper}={example}")
+
+
+def test_a_default_model_is_looked_for_among_those_of_models() -> None:
+    models = '[{"id": "a", "source": "baton-toy", "aliases": ["b"]}]'
+    assert load_settings(models=models, default_model="b", worker_models="a").worker_models == ["a"]
+    message = problem(models=models, default_model="baton-toy")
+    assert message == (
+        "DEFAULT_MODEL=baton-toy: there is no such model; there are a, b. Example: DEFAULT_MODEL=a"
+    )
+
+
+def test_a_long_wrong_value_is_not_shown_whole() -> None:
+    message = problem(models='[{"id": ' + "5" * 10_000)
+    assert 100 < len(message) < 1000
 
 
 def test_every_wrong_value_has_its_line() -> None:

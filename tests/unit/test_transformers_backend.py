@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,18 +15,22 @@ from common.model_catalog import CatalogEntry
 from common.sampling import SamplingSpec
 from common.settings import Settings
 from tests.tiny_model import write_tiny_model
-from worker.backends.base import BackendJob, Delta
+from worker.backends.base import BackendJob, Delta, MemoryShare
 from worker.backends.transformers import TransformersBackend
 
 BIASED = 66
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
-    source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def backend(source: str) -> TransformersBackend:
     settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
     backend = TransformersBackend(
-        CatalogEntry("tiny", source, source, "transformers", "a tiny one"), settings
+        CatalogEntry("tiny", (), source, "transformers", "a tiny one", "Tiny"), settings
     )
     backend.load(lambda line: None)
     return backend
@@ -82,13 +87,37 @@ def test_a_token_that_the_model_lacks_fails_the_job_as_a_bad_request(
     assert "logit_bias must be in [0, 257), got 1000000" in (only.end.error_message or "")
 
 
+def test_a_closed_backend_gives_back_its_weights_and_its_cache(source: str) -> None:
+    settings = Settings(_env_file=None, device="cpu")
+    entry = CatalogEntry("tiny", (), source, "transformers", "", "Tiny", kv_cache_gib=0.1)
+    backend = TransformersBackend(entry, settings, MemoryShare(3, 1))
+    backend.load(lambda line: None)
+    run(backend)
+    engine = backend._engine
+    assert engine is not None
+    kept = [
+        weakref.ref(part) for part in (engine, engine._runner, *engine._loaded.model.parameters())
+    ]
+    del engine
+    backend.close()
+    assert [part() for part in kept] == [None] * len(kept)
+    backend.abort("run")  # as one that was on its way meanwhile
+
+
+def test_a_model_has_its_own_dtype(source: str) -> None:
+    settings = Settings(_env_file=None, device="cpu", dtype="float32", kv_cache_gib=0.1)
+    entry = CatalogEntry("tiny", (), source, "transformers", "", "Tiny", dtype="bfloat16")
+    card, _ = TransformersBackend(entry, settings).load(lambda line: None)
+    assert card.dtype == "bfloat16"
+
+
 def test_the_engine_tells_what_it_did_once_it_has_done_it(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     source = str(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
     settings = Settings(_env_file=None, device="cpu", kv_cache_gib=0.1)
     backend = TransformersBackend(
-        CatalogEntry("tiny", source, source, "transformers", ""), settings
+        CatalogEntry("tiny", (), source, "transformers", "", "Tiny"), settings
     )
     assert backend.stats() is None, "before the model is loaded"
     backend.load(lambda line: None)

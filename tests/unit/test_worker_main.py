@@ -8,6 +8,10 @@ import threading
 import pytest
 
 import worker.main
+from common.errors import ModelLoadError
+from common.model_catalog import CatalogEntry
+from common.settings import Settings
+from worker.backends.base import MemoryShare
 
 
 def test_a_worker_that_lost_a_thread_logs_it_and_leaves(
@@ -36,3 +40,9 @@ def test_without_redis_url_a_worker_says_so_and_leaves_with_status_2(
     monkeypatch.setattr(worker.main.log, "configure", lambda *_: None)
     assert worker.main.main() == 2
     assert "Example: REDIS_URL=redis://" in capsys.readouterr().err
+
+
+def test_a_model_for_which_there_is_no_backend_says_so() -> None:
+    entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind="embed")
+    with pytest.raises(ModelLoadError, match="'e' makes embeddings"):
+        worker.main._create_backend(entry, Settings(_env_file=None), MemoryShare())

@@ -19,6 +19,19 @@ from common.vitals import EngineStats
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """How a worker's memory is divided.
+
+    Attributes:
+        num_models: Models that the worker keeps loaded at most, this one counted.
+        num_loaded: Others that are loaded now.
+    """
+
+    num_models: int = 1
+    num_loaded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BackendJob:
     """One choice of a job to run.
 
@@ -127,6 +140,10 @@ class Backend(Protocol):
 
     def wake(self) -> None:
         """Make `run` look at `stop` soon. Thread-safe."""
+        ...
+
+    def close(self) -> None:
+        """Give the model's memory back; `run` has returned, and nothing else follows."""
         ...
 
     @property

@@ -5,6 +5,7 @@ Translates between the service's records and the engine's, and nothing else.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -25,7 +26,7 @@ from common.schemas import JOB_CLASSES, EngineTimings, JobStatus
 from common.settings import Settings
 from common.token_logprobs import TokenLogprobs
 from common.vitals import CacheUse, EngineStats
-from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
+from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta, MemoryShare
 from worker.backends.cache_budget import compute_cache_bytes
 from worker.engine.engine import Engine
 from worker.engine.errors import ModelLoadError as EngineLoadError
@@ -42,6 +43,9 @@ ONE_THREAD_BELOW = 50_000_000
 """Parameters below which a step is too short to share out: beside another busy process, waiting
 for the second thread at each layer made a tiny model 20 times slower."""
 
+ALL_THREADS = torch.get_num_threads()
+"""As torch chose it; it is asked before any model sets another number."""
+
 _STATUS = {
     FinishReason.STOP: JobStatus.COMPLETED,
     FinishReason.LENGTH: JobStatus.COMPLETED,
@@ -54,14 +58,16 @@ _STATUS = {
 class TransformersBackend:
     """One model on one device. See `worker.backends.base.Backend` for the contract."""
 
-    def __init__(self, entry: CatalogEntry, settings: Settings) -> None:
+    def __init__(
+        self, entry: CatalogEntry, settings: Settings, share: MemoryShare | None = None
+    ) -> None:
         self._entry = entry
         self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
-        self._dtype = settings.dtype
-        self._max_batch_size = settings.max_batch_size
-        self._cache_gib = settings.kv_cache_gib
         self._gpu_fraction = settings.gpu_memory_fraction
-        self._num_threads = torch.get_num_threads()
+        self._cache_gib, self._share = settings.kv_cache_gib, share or MemoryShare()
+        if entry.kv_cache_gib is not None:  # the model's own, which it shares with nobody
+            self._cache_gib, self._share = entry.kv_cache_gib, MemoryShare()
+        self._num_threads = ALL_THREADS
         self._engine: Engine | None = None
         self._step_began: float | None = None
         self._num_steps = 0
@@ -73,9 +79,10 @@ class TransformersBackend:
         """Load the weights and the tokenizer; see the contract."""
         if not sys.stderr.isatty():
             cast(Any, hf_logging).disable_progress_bar()
+        torch.set_num_threads(ALL_THREADS)  # a small model before this one may have left one
         try:
             loaded = load_model(
-                self._entry.source, device=self._device, dtype=self._dtype, progress=say
+                self._entry.source, device=self._device, dtype=self._entry.dtype, progress=say
             )
             if self._device == "cpu" and loaded.num_parameters < ONE_THREAD_BELOW:
                 self._num_threads = 1
@@ -97,9 +104,13 @@ class TransformersBackend:
 
     def _start_engine(self, loaded: LoadedModel) -> Engine:
         cache_bytes = compute_cache_bytes(
-            self._device, cache_gib=self._cache_gib, gpu_fraction=self._gpu_fraction
+            self._device,
+            cache_gib=self._cache_gib,
+            gpu_fraction=self._gpu_fraction,
+            share=self._share,
         )
-        engine = Engine(loaded, max_batch_size=self._max_batch_size, cache_bytes=cache_bytes)
+        max_batch_size = self._entry.max_batch_size
+        engine = Engine(loaded, max_batch_size=max_batch_size, cache_bytes=cache_bytes)
         if engine.context_length < loaded.context_length:
             log.warning(
                 "The model's context of %d tokens is cut to %d: the cache has %.2f GiB "
@@ -143,12 +154,21 @@ class TransformersBackend:
 
     def abort(self, run_id: str) -> None:
         """End a run at the next step; see the contract."""
-        self._loaded.abort(run_id, FinishReason.CANCELLED)
+        engine = self._engine
+        if engine is not None:  # else it was unloaded meanwhile, with nothing left to abort
+            engine.abort(run_id, FinishReason.CANCELLED)
 
     def wake(self) -> None:
         """Make `run` look at its stop event; see the contract."""
         # An abort of nobody is the engine's cheapest message.
         self._loaded.abort("", FinishReason.CANCELLED)
+
+    def close(self) -> None:
+        """Drop the engine with its weights and cache; see the contract."""
+        self._engine = None
+        gc.collect()  # modules and their hooks refer to each other
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
 
     @property
     def step_s(self) -> float:

@@ -63,7 +63,9 @@ class SamplingRow:
     def bias(self) -> tuple[Tensor, Tensor]:
         """The ids that have a logit bias, int64, and their biases, fp32."""
         ids = torch.tensor([token_id for token_id, _ in self.params.logit_bias])
-        return ids, torch.tensor([bias for _, bias in self.params.logit_bias])
+        biases = [bias for _, bias in self.params.logit_bias]
+        # Another model that is being loaded may have changed torch's default dtype, as below.
+        return ids, torch.tensor(biases, dtype=torch.float32)
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -163,7 +165,7 @@ def _penalize_row(scores_V: Tensor, row: SamplingRow) -> None:
     if row.completion_ids and (params.presence_penalty != 0 or params.frequency_penalty != 0):
         counts = Counter(row.completion_ids)
         counted = torch.tensor([*counts], device=device)
-        count_per_id = torch.tensor([*counts.values()], device=device)
+        count_per_id = torch.tensor([*counts.values()], dtype=torch.float32, device=device)
         scores_V[counted] -= params.presence_penalty + params.frequency_penalty * count_per_id
     if params.logit_bias:
         ids, bias = row.bias

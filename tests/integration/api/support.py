@@ -41,8 +41,9 @@ class HandWorker:
         state: Any = "ready",
         reason: str | None = None,
         gpu_memory: dict[str, int] | None = None,
+        **others: ServedModel,
     ) -> None:
-        """Beat once."""
+        """Beat once. `others` are models beside the usual one."""
         info = WorkerInfo(
             worker_id="by-hand",
             host="here",
@@ -51,7 +52,7 @@ class HandWorker:
             device="cpu",
             slots=2,
             running=0,
-            models={MODEL: ServedModel(state, reason)},
+            models={MODEL: ServedModel(state, reason), **others},
             gpu_memory=gpu_memory,
         )
         self.claims.heartbeat(info.pack(), [])

@@ -34,8 +34,8 @@ class Reader:
         }
         return Fleet((), {}, self.running, counters, 0, None)
 
-    async def card(self, model: str) -> ModelCard | None:
-        return None
+    async def cards(self, models: Sequence[str]) -> dict[str, ModelCard]:
+        return {}
 
 
 class Clock:

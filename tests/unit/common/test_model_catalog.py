@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import ModelNotFoundError
-from common.model_catalog import BUNDLED_DIR, ModelCatalog
+from common.model_catalog import ModelCatalog
+from common.model_entries import BUNDLED_DIR
 from common.settings import Settings
 
 
@@ -48,3 +51,51 @@ def test_no_name_the_alias_and_the_id_all_mean_the_one_model(name: str | None) -
 def test_another_model_is_not_found() -> None:
     with pytest.raises(ModelNotFoundError, match="Model 'does-not-exist' not found"):
         catalog("gpt2").resolve("does-not-exist")
+
+
+def several(**settings: Any) -> ModelCatalog:
+    models = [
+        {"id": "a", "source": "baton-toy"},
+        {"id": "b", "source": "org/b", "name": "B", "aliases": ["bee"], "dtype": "int8"},
+        {"id": "c", "path": "c", "kind": "embed", "max_batch_size": 3, "format": "GGUF"},
+    ]
+    return ModelCatalog(Settings(_env_file=None, models=json.dumps(models), **settings))
+
+
+def ids(entries: Any) -> list[str]:
+    return [entry.model for entry in entries]
+
+
+def test_of_several_models_the_first_is_the_default() -> None:
+    assert several().default.model == several().resolve(None).model == "a"
+    assert ids(several().entries) == ["a", "b", "c"]
+
+
+def test_the_default_model_is_chosen_by_id_or_alias_and_comes_first() -> None:
+    for name in ("b", "bee"):
+        assert ids(several(default_model=name).entries) == ["b", "a", "c"]
+        assert several(default_model=name).resolve(None).model == "b"
+
+
+@pytest.mark.parametrize(("name", "model"), [("b", "b"), ("bee", "b"), ("c", "c")])
+def test_one_of_several_is_found_by_id_and_alias(name: str, model: str) -> None:
+    assert several().resolve(name).model == model
+
+
+@pytest.mark.parametrize("name", ["does-not-exist", "default", "baton-toy", "org/b", "B"])
+def test_one_of_several_is_not_found_by_anything_else(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"Model '{name}' not found"):
+        several().resolve(name)
+
+
+def test_what_a_model_does_not_state_is_as_the_other_settings_have_it() -> None:
+    a, b, c = several(dtype="bfloat16", max_batch_size=5).entries
+    assert (a.dtype, b.dtype) == ("bfloat16", "int8")
+    assert (a.max_batch_size, c.max_batch_size) == (5, 3)
+    assert (a.title, b.title, a.format, c.format) == ("a", "B", None, "GGUF")
+    assert (a.kind, c.kind) == ("generate", "embed")
+
+
+def test_workers_serve_all_models_or_those_that_are_named() -> None:
+    assert ids(several().served) == ["a", "b", "c"]
+    assert ids(several(worker_models=["c", "bee"]).served) == ["b", "c"]

@@ -1,0 +1,149 @@
+"""Which models a worker loads and unloads, decided by hand-made views."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.residency import LOADS_PER_SWAP, SWAP_AFTER_S, ModelView, Residency, Step
+
+
+def unloaded(model: str, waiting: int = 0, **changes: object) -> ModelView:
+    """A model that was loaded once."""
+    return ModelView(model, num_waiting=waiting, **({"was_tried": True} | changes))  # type: ignore[arg-type]
+
+
+def loaded(model: str, running: int = 0, **changes: object) -> ModelView:
+    return ModelView(model, is_loaded=True, was_tried=True, num_running=running, **changes)  # type: ignore[arg-type]
+
+
+def test_at_the_start_models_are_loaded_in_order_as_many_as_there_is_room_for() -> None:
+    residency = Residency(["a", "b", "c"], 2)
+    a, b, c = (ModelView(model) for model in "abc")
+    assert residency.next_step([a, b, c], 0) == Step("load", "a")
+    assert residency.next_step([loaded("a"), b, c], 0) == Step("load", "b")
+    assert residency.next_step([loaded("a"), loaded("b"), c], 0) is None
+
+
+def test_a_model_that_cannot_be_loaded_does_not_hold_up_the_next_one_and_is_tried_again() -> None:
+    residency = Residency(["a", "b"], 2)
+    a = unloaded("a", has_failed=True, retry_at_s=5)
+    assert residency.next_step([a, ModelView("b")], 0) == Step("load", "b")
+    assert residency.next_step([a, loaded("b")], 4) is None
+    assert residency.next_step([a, loaded("b")], 5) == Step("load", "a")
+
+
+def test_a_model_is_loaded_when_its_first_job_waits() -> None:
+    residency = Residency(["a", "b"], 2)
+    assert residency.next_step([loaded("a"), unloaded("b", waiting=1)], 0) == Step("load", "b")
+
+
+def test_the_idle_model_that_was_used_longest_ago_gives_way() -> None:
+    residency = Residency(["a", "b", "c", "d"], 3)
+    views = [
+        loaded("a", running=1, used_at_s=1),
+        loaded("b", used_at_s=3),
+        loaded("c", used_at_s=2),
+        unloaded("d", waiting=1),
+    ]
+    assert residency.next_step(views, 4) == Step("unload", "c")
+    views[2] = unloaded("c")
+    assert residency.next_step(views, 4) == Step("load", "d")
+
+
+def test_a_model_whose_jobs_wait_is_not_idle() -> None:
+    residency = Residency(["a", "b"], 1)
+    views = [loaded("a", num_waiting=1), unloaded("b", waiting=1)]
+    assert residency.next_step(views, 0) is None
+
+
+def test_a_busy_model_is_held_only_when_another_has_waited_long_and_unloaded_when_it_is_done() -> (
+    None
+):
+    residency = Residency(["a", "b"], 1)
+    a, b = loaded("a", running=2, num_waiting=9), unloaded("b", waiting=1)
+    assert residency.next_step([a, b], 100) is None
+    assert residency.next_step([a, b], 100 + SWAP_AFTER_S - 0.1) is None
+    assert residency.next_step([a, b], 100 + SWAP_AFTER_S) == Step("hold", "a")
+    held = loaded("a", running=1, num_waiting=9, is_held=True)
+    assert residency.next_step([held, b], 111) is None
+    held = loaded("a", running=0, num_waiting=9, is_held=True)
+    assert residency.next_step([held, b], 112) == Step("unload", "a")
+    a = unloaded("a", waiting=9)
+    assert residency.next_step([a, b], 112) == Step("load", "b")
+    # Then its turn comes again, counted from here.
+    b = loaded("b", running=1, loaded_at_s=113)
+    assert residency.next_step([a, b], 112 + SWAP_AFTER_S - 0.1) is None
+    assert residency.next_step([a, b], 112 + SWAP_AFTER_S) == Step("hold", "b")
+
+
+def test_a_model_that_loads_slowly_is_swapped_in_seldom() -> None:
+    residency = Residency(["a", "b"], 1)
+    views = [loaded("a", running=1), unloaded("b", waiting=1, load_s=60)]
+    assert residency.next_step(views, 0) is None
+    assert residency.next_step(views, LOADS_PER_SWAP * 60 - 1) is None
+    assert residency.next_step(views, LOADS_PER_SWAP * 60) == Step("hold", "a")
+
+
+def test_of_busy_models_the_one_that_has_been_loaded_longest_gives_way() -> None:
+    residency = Residency(["a", "b", "c"], 2)
+    views = [
+        loaded("a", running=1, loaded_at_s=7, used_at_s=8),
+        loaded("b", running=1, loaded_at_s=6, used_at_s=9),
+        unloaded("c", waiting=1),
+    ]
+    residency.next_step(views, 10)
+    assert residency.next_step(views, 10 + SWAP_AFTER_S) == Step("hold", "b")
+
+
+def test_a_held_model_takes_jobs_again_when_nobody_waits_for_its_room_any_more() -> None:
+    residency = Residency(["a", "b"], 1)
+    views = [loaded("a", running=1, is_held=True), unloaded("b")]
+    assert residency.next_step(views, 0) == Step("resume", "a")
+
+
+def test_the_model_that_has_waited_longest_is_loaded_first() -> None:
+    residency = Residency(["a", "b", "c"], 1)
+    busy = loaded("a", running=1)
+    residency.next_step([busy, unloaded("b"), unloaded("c", waiting=1)], 0)
+    residency.next_step([busy, unloaded("b", waiting=5), unloaded("c", waiting=1)], 1)
+    views = [unloaded("a"), unloaded("b", waiting=5), unloaded("c", waiting=1)]
+    assert residency.next_step(views, 2) == Step("load", "c")
+
+
+def test_no_busy_model_gives_way_to_one_whose_last_load_failed() -> None:
+    residency = Residency(["a", "b", "c"], 1)
+    busy = loaded("a", running=1)
+    failed = unloaded("b", waiting=1, has_failed=True)
+    for now_s in (0, 1000):
+        assert residency.next_step([busy, failed, unloaded("c")], now_s) is None
+    # Nor does it hold up another one that waits behind it.
+    views = [busy, failed, unloaded("c", waiting=1)]
+    residency.next_step(views, 1001)
+    assert residency.next_step(views, 1001 + SWAP_AFTER_S) == Step("hold", "a")
+
+
+def test_an_idle_model_stays_where_the_one_that_waits_is_not_to_be_tried_yet() -> None:
+    residency = Residency(["a", "b"], 1)
+    views = [loaded("a"), unloaded("b", waiting=1, has_failed=True, retry_at_s=9)]
+    assert residency.next_step(views, 8) is None
+    assert residency.next_step(views, 9) == Step("unload", "a")
+
+
+def test_room_that_nobody_wants_is_given_to_the_models_of_the_start() -> None:
+    residency = Residency(["a", "b"], 1)
+    assert residency.next_step([unloaded("a"), unloaded("b")], 0) == Step("load", "a")
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_never_are_more_models_loaded_than_there_is_room_for(capacity: int) -> None:
+    residency = Residency(["a", "b", "c"], capacity)
+    views = {model: ModelView(model, num_waiting=1) for model in "abc"}
+    for now_s in range(200):
+        step = residency.next_step(list(views.values()), now_s)
+        if step is not None and step.verb == "load":
+            views[step.model] = loaded(step.model, num_waiting=1, loaded_at_s=now_s)
+        elif step is not None and step.verb == "unload":
+            views[step.model] = unloaded(step.model, waiting=1)
+        elif step is not None:
+            views[step.model] = loaded(step.model, num_waiting=1, is_held=True)
+        assert sum(view.is_loaded for view in views.values()) <= capacity

@@ -1,0 +1,254 @@
+"""The models of one worker: which of them are loaded, and how many jobs each of them runs.
+
+A task holds its model while it runs (`use`), so that it is not unloaded under it. Knows nothing
+about Redis or Celery; when a model is loaded or unloaded, `worker.loader` decides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from common.errors import ModelLoadError
+from common.fleet import ServedModel
+from common.model_catalog import CatalogEntry
+from worker.backends.base import Backend
+from worker.host import EngineHost
+from worker.residency import ModelView
+
+FIRST_RETRY_S = 5.0
+MOST_PASSING_FAILURES = 3
+MAX_RETRY_S = 60.0
+
+
+class ModelBusy(Exception):
+    """This worker takes no job of the model now; the permit stays for others, or for later."""
+
+
+@dataclass
+class _Slot:
+    """One model; guarded by the registry's lock."""
+
+    entry: CatalogEntry
+    is_of_the_start: bool
+    host: EngineHost | None = None
+    is_held: bool = False
+    is_loading: bool = False
+    num_running: int = 0
+    used_at_s: float = 0.0
+    loaded_at_s: float = 0.0
+    load_s: float = 0.0
+    retry_s: float = FIRST_RETRY_S
+    retry_at_s: float = 0.0
+    was_tried: bool = False
+    num_failures: int = 0
+    error: ModelLoadError | None = None
+
+    @property
+    def takes_jobs(self) -> bool:
+        return self.host is not None and not self.is_held
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_running >= self.entry.max_batch_size
+
+    def view(self, num_waiting: int) -> ModelView:
+        return ModelView(
+            model=self.entry.model,
+            is_loaded=self.host is not None,
+            is_held=self.is_held,
+            num_running=self.num_running,
+            num_waiting=num_waiting,
+            used_at_s=self.used_at_s,
+            loaded_at_s=self.loaded_at_s,
+            load_s=self.load_s,
+            retry_at_s=self.retry_at_s,
+            was_tried=self.was_tried,
+            has_failed=self.num_failures > 0,
+        )
+
+    def announcement(self, is_consuming: bool) -> ServedModel:
+        if self.error is not None:
+            return ServedModel("error", self.error.message)
+        if self.host is not None and self.host.encoder is not None and is_consuming:
+            return ServedModel("ready", revision=self.host.encoder.card.fingerprint)
+        is_awaited = self.is_of_the_start and not self.was_tried
+        if self.host is not None or self.is_loading or is_awaited or self.num_failures:
+            return ServedModel("loading")
+        return ServedModel("unloaded")
+
+
+class ModelRegistry:
+    """All models that a worker serves. Thread-safe.
+
+    Args:
+        entries: In the order in which they are loaded at the start.
+        capacity: Models that are loaded at once, at most.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[CatalogEntry],
+        capacity: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.capacity = min(capacity, len(entries))
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._slots = {
+            entry.model: _Slot(entry, is_of_the_start=i < capacity)
+            for i, entry in enumerate(entries)
+        }
+        rooms = sorted((entry.max_batch_size for entry in entries), reverse=True)
+        self.num_slots = sum(rooms[: self.capacity])
+        """Jobs that can run at once, whichever models are loaded."""
+
+    @property
+    def models(self) -> list[str]:
+        """Their ids."""
+        return list(self._slots)
+
+    def entry(self, model: str) -> CatalogEntry:
+        """What the settings say of a model."""
+        return self._slots[model].entry
+
+    @contextmanager
+    def use(self, model: str) -> Iterator[EngineHost]:
+        """Hold a loaded model, and one of its places, for the time of the block.
+
+        Raises:
+            ModelBusy: It is not loaded, or takes no more jobs.
+        """
+        with self._lock:
+            slot = self._slots.get(model)
+            if slot is None or slot.host is None or slot.is_held or slot.is_full:
+                raise ModelBusy(model)
+            slot.num_running += 1
+            slot.used_at_s = self._clock()
+            host = slot.host
+        try:
+            yield host
+        finally:
+            with self._lock:
+                slot.num_running -= 1
+                slot.used_at_s = self._clock()
+
+    def is_open(self, model: str) -> bool:
+        """Whether permits of the model are of use now."""
+        with self._lock:
+            slot = self._slots[model]
+            return slot.takes_jobs and not slot.is_full
+
+    def takes_jobs(self, model: str) -> bool:
+        """Whether those who hold a place of the model may take another job."""
+        with self._lock:
+            return self._slots[model].takes_jobs
+
+    def is_crowded(self, model: str) -> bool:
+        """Whether all places of the model are taken, while threads wait for other models' jobs.
+
+        Then no permit of it is taken, and whoever has a place has to go on by itself.
+        """
+        with self._lock:
+            return len(self._slots) > 1 and self._slots[model].is_full
+
+    def abort(self, run_id: str) -> None:
+        """Run a job no longer, whichever model runs it."""
+        for host in self._hosts():
+            host.abort(run_id)
+
+    @property
+    def step_s(self) -> float:
+        """Seconds for which the longest of the engines' present steps has been running."""
+        return max((host.backend.step_s for host in self._hosts()), default=0.0)
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes `used` and `total` of the GPU; None on a CPU, and while nothing is loaded."""
+        return next((host.backend.gpu_memory() for host in self._hosts()), None)
+
+    def backends(self) -> dict[str, Backend]:
+        """Those of the loaded models."""
+        with self._lock:
+            return {m: s.host.backend for m, s in self._slots.items() if s.host is not None}
+
+    def announcements(self, *, is_consuming: bool) -> dict[str, ServedModel]:
+        """The state of every model.
+
+        Args:
+            is_consuming: Whether permits are taken; a loaded model is of no use before.
+        """
+        with self._lock:
+            return {m: slot.announcement(is_consuming) for m, slot in self._slots.items()}
+
+    def errors(self) -> Mapping[str, ModelLoadError]:
+        """Why models cannot be loaded, while that is so."""
+        with self._lock:
+            return {m: slot.error for m, slot in self._slots.items() if slot.error is not None}
+
+    def views(self, num_waiting: Mapping[str, int]) -> list[ModelView]:
+        """What `Residency` decides from."""
+        with self._lock:
+            return [slot.view(num_waiting.get(m, 0)) for m, slot in self._slots.items()]
+
+    @property
+    def loaded(self) -> list[str]:
+        """The models that are loaded."""
+        with self._lock:
+            return [model for model, slot in self._slots.items() if slot.host is not None]
+
+    def note_loading(self, model: str) -> None:
+        """A load begins."""
+        with self._lock:
+            slot = self._slots[model]
+            slot.is_loading = True
+            if not slot.is_of_the_start:
+                slot.error = None  # jobs brought it about: they wait for how it ends
+
+    def put(self, model: str, host: EngineHost, load_s: float) -> None:
+        """The model is loaded and runs."""
+        with self._lock:
+            slot = self._slots[model]
+            slot.host, slot.is_loading, slot.was_tried = host, False, True
+            slot.num_failures, slot.error = 0, None
+            slot.retry_s, slot.retry_at_s = FIRST_RETRY_S, 0.0
+            slot.load_s, slot.loaded_at_s = load_s, self._clock()
+            slot.used_at_s = slot.loaded_at_s
+
+    def note_failure(self, model: str, error: ModelLoadError) -> float:
+        """The model cannot be loaded; the seconds until the next attempt, ever more."""
+        with self._lock:
+            slot = self._slots[model]
+            slot.is_loading, slot.was_tried = False, True
+            slot.num_failures += 1
+            if slot.num_failures >= MOST_PASSING_FAILURES or not error.may_pass:
+                slot.error = error  # jobs are failed for it
+            retry_s, slot.retry_s = slot.retry_s, min(2 * slot.retry_s, MAX_RETRY_S)
+            slot.retry_at_s = self._clock() + retry_s
+            return retry_s
+
+    def hold(self, model: str, *, is_held: bool) -> None:
+        """Let a loaded model take no more jobs, or take jobs again."""
+        with self._lock:
+            self._slots[model].is_held = is_held
+
+    def take_out(self, model: str) -> EngineHost | None:
+        """Take out a model that runs nothing, so that it can be stopped; None: it runs jobs."""
+        with self._lock:
+            slot = self._slots[model]
+            if slot.num_running:
+                return None
+            host, slot.host, slot.is_held = slot.host, None, False
+            return host
+
+    def stop(self) -> None:
+        """Stop every engine; jobs that run are left as they are."""
+        for host in self._hosts():
+            host.stop()
+
+    def _hosts(self) -> list[EngineHost]:
+        with self._lock:
+            return [slot.host for slot in self._slots.values() if slot.host is not None]

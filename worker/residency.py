@@ -1,0 +1,129 @@
+"""Which of a worker's models are to be in memory: decides one step at a time, and does nothing.
+
+Knows neither clocks nor Redis nor backends: what it decides from is handed in.
+
+The rules, first come first:
+* At the start, the first models are loaded, as many as there is room for, in their order.
+* A model whose jobs wait is loaded; the one that has waited longest first. Where there is no room,
+  the idle model that was used longest ago gives way.
+* Where no model is idle, and the jobs have waited for `SWAP_AFTER_S` and for `LOADS_PER_SWAP` times
+  as long as the model takes to load, the model that has been loaded longest takes no more jobs; it
+  gives way when those that run have ended.
+* Room that nobody wants is given to the models of the start again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+SWAP_AFTER_S = 10.0
+LOADS_PER_SWAP = 2.0
+"""So that of models that are all busy, loading takes a third of the time at most."""
+
+Verb = Literal["load", "unload", "hold", "resume"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next. `hold`: let it take no more jobs; `resume`: let it take jobs again."""
+
+    verb: Verb
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as it stands. All times are of one clock, in seconds.
+
+    Attributes:
+        is_held: It is loaded and takes no more jobs.
+        num_running: Jobs that it runs.
+        num_waiting: Jobs in its line.
+        used_at_s: When it last began or ended a job.
+        loaded_at_s: When it was loaded.
+        load_s: How long its last load took; 0 where that is not known.
+        retry_at_s: It is not loaded before this.
+        was_tried: It has been loaded, or could not be.
+        has_failed: Its last load failed.
+    """
+
+    model: str
+    is_loaded: bool = False
+    is_held: bool = False
+    num_running: int = 0
+    num_waiting: int = 0
+    used_at_s: float = 0.0
+    loaded_at_s: float = 0.0
+    load_s: float = 0.0
+    retry_at_s: float = 0.0
+    was_tried: bool = False
+    has_failed: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is loaded and has nothing to do."""
+        return self.is_loaded and not self.num_running and not self.num_waiting
+
+
+class Residency:
+    """Decides for one worker.
+
+    Args:
+        models: In the order in which they are loaded at the start.
+        capacity: Models that may be loaded at once.
+    """
+
+    def __init__(self, models: Sequence[str], capacity: int) -> None:
+        self._capacity = capacity
+        self._of_the_start = tuple(models[:capacity])
+        self._waiting_since_s: dict[str, float] = {}
+
+    def next_step(self, views: Sequence[ModelView], now_s: float) -> Step | None:
+        """What to do now; None: nothing. A step has been done before the next one is asked for."""
+        self._note_waiting(views, now_s)
+        wanted = self._next_wanted([view for view in views if not view.is_loaded], now_s)
+        held = next((view for view in views if view.is_held), None)
+        has_room = sum(view.is_loaded for view in views) < self._capacity
+        if wanted is not None and has_room:
+            return Step("load", wanted.model)
+        if wanted is None or not wanted.num_waiting:
+            return Step("resume", held.model) if held is not None else None
+        if held is not None:
+            return Step("unload", held.model) if not held.num_running else None
+        return self._make_room(views, wanted, now_s)
+
+    def _note_waiting(self, views: Sequence[ModelView], now_s: float) -> None:
+        waiting = [v.model for v in views if v.num_waiting and not v.is_loaded]
+        since_s = self._waiting_since_s
+        self._waiting_since_s = {model: since_s.get(model, now_s) for model in waiting}
+
+    def _next_wanted(self, absent: Sequence[ModelView], now_s: float) -> ModelView | None:
+        """The model to be loaded next, whether there is room or not."""
+        able = [view for view in absent if view.retry_at_s <= now_s]
+        of_the_start = [view for view in able if view.model in self._of_the_start]
+        order = self._of_the_start.index
+        of_the_start.sort(key=lambda view: (view.was_tried, order(view.model)))
+        if of_the_start and not of_the_start[0].was_tried:
+            return of_the_start[0]
+        waiting = [view for view in able if view.num_waiting]
+        if waiting:
+            since_s = self._waiting_since_s
+            return min(waiting, key=lambda view: (view.has_failed, since_s[view.model]))
+        return of_the_start[0] if of_the_start else None
+
+    def _make_room(
+        self, views: Sequence[ModelView], wanted: ModelView, now_s: float
+    ) -> Step | None:
+        idle = [view for view in views if view.is_idle]
+        if idle:
+            return Step("unload", min(idle, key=lambda view: view.used_at_s).model)
+        if wanted.has_failed:  # none that works is disturbed for one that may not
+            return None
+        patience_s = max(SWAP_AFTER_S, LOADS_PER_SWAP * wanted.load_s)
+        if now_s - self._waiting_since_s[wanted.model] < patience_s:
+            return None
+        loaded = [view for view in views if view.is_loaded]
+        # All of them were used just now: each in turn, so that none stays for ever.
+        return Step("hold", min(loaded, key=lambda view: view.loaded_at_s).model)
