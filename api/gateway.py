@@ -57,8 +57,8 @@ class Gateway:
     durability: DurabilityWatch
     canceller: Canceller
     attendance: Attendance
-    tokenizers: Tokenizers
     submitter: Submitter
+    tokenizers: Tokenizers
     files: Files
     batches: Batches
     batch_runner: BatchRunner

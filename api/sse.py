@@ -48,6 +48,7 @@ class EventStream(Response):
     Args:
         frames: Closed, and so freed, as soon as the client has gone or the last one is sent.
         headers: More than those that every stream has.
+        first: A frame that was taken from `frames` already.
     """
 
     media_type = "text/event-stream"
@@ -57,10 +58,12 @@ class EventStream(Response):
         frames: AsyncGenerator[bytes, None],
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
+        first: bytes = b"",
     ) -> None:
         self.status_code = status_code
         self.background: BackgroundTask | None = None
         self._frames = frames
+        self._first = first
         own = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         self.init_headers({**own, **(headers or {})})
         del self.headers["content-length"]
@@ -80,10 +83,16 @@ class EventStream(Response):
             raise error
 
     async def _write(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
         async with aclosing(self._frames) as frames:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            if self._first:
+                await _send_body(send, self._first, more=True)
             async for body in frames:
                 await _send_body(send, body, more=True)
         await _send_body(send, b"", more=False)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from api.token_texts import TokenTexts
-from common.chat_template import TemplateTimeoutError
+from common.chat_template import RenderingTooLongError
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -46,14 +46,14 @@ class Tokenizers:
             InvalidRequestError: The chat template refuses the messages, or nothing is left.
             RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
         """
-        encoder = await self.encoder(card)
-        size = _num_chars(prompt)
+        encoder, size = await self.encoder(card), _num_chars(prompt)
         if size <= INLINE_CHARS:
-            # A template can take long over few words, too.
-            with suppress(TemplateTimeoutError):
-                return encoder.encode(prompt, INLINE_LIMIT_S)
-            size = INLINE_CHARS + 1
-        return await self._run(lambda: encoder.encode(prompt), size)
+            # A template can take long over few words, or make many of them.
+            with suppress(RenderingTooLongError):
+                return encoder.encode(
+                    prompt, time_limit_s=INLINE_LIMIT_S, max_chars=4 * INLINE_CHARS
+                )
+        return await self._in_thread(lambda: encoder.encode(prompt))
 
     async def encode_texts(
         self, card: ModelCard, texts: Sequence[str], *, add_special_tokens: bool
@@ -86,13 +86,6 @@ class Tokenizers:
 
         return await self._run(decode, len(token_ids))
 
-    async def _run(self, work: Callable[[], T], size: int) -> T:
-        """Do short work at once, and long work in a thread."""
-        if size <= INLINE_CHARS:
-            return work()
-        async with self._long:
-            return await asyncio.to_thread(work)
-
     async def texts(self, card: ModelCard) -> TokenTexts:
         """What each token of a model stands for.
 
@@ -104,6 +97,16 @@ class Tokenizers:
         if texts is None or texts.tokenizer is not encoder.tokenizer:
             texts = self._texts[card.model] = await asyncio.to_thread(TokenTexts, encoder.tokenizer)
         return texts
+
+    async def _run(self, work: Callable[[], T], size: int) -> T:
+        """Do short work at once, and long work in a thread."""
+        if size <= INLINE_CHARS:
+            return work()
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        async with self._long:
+            return await asyncio.to_thread(work)
 
     async def encoder(self, card: ModelCard) -> PromptEncoder:
         """The encoder of a card, which also knows how the model writes calls.

@@ -36,7 +36,8 @@ def explain(
     if kind == "json_invalid":
         return f"The body is not valid JSON: {printable(str(problem['ctx']['error']))}.", None
     if not location:
-        return _about_the_body(problem), None
+        error = problem.get("ctx", {}).get("error")
+        return _about_the_body(problem), getattr(error, "param", None)
     if location[0] == FORMAT:
         del location[1:2]  # which of its forms it is; that is no field
     name = printable(_dotted(location))

@@ -44,8 +44,8 @@ _OURS = frozenset(("messages", "tools", "add_generation_prompt", "loop", "self",
 _QUOTES = ("'", '"')
 
 
-class TemplateTimeoutError(Exception):
-    """A rendering has used the time that the caller gave it, which is less than it may have."""
+class RenderingTooLongError(Exception):
+    """A rendering takes more than the caller gave it, which is less than it may have."""
 
 
 class ChatTemplate:
@@ -99,7 +99,7 @@ class ChatTemplate:
 
         Raises:
             InvalidRequestError: The template refuses the messages, or it would take too much.
-            TemplateTimeoutError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
+            RenderingTooLongError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
         """
         self._check_kwargs(kwargs or {})
         variables = {
@@ -115,7 +115,7 @@ class ChatTemplate:
                 return self._template.render(variables)
         except LimitError as error:
             if isinstance(error, TimeLimitError) and time_limit_s < TIME_LIMIT_S:
-                raise TemplateTimeoutError from error
+                raise RenderingTooLongError from error
             raise InvalidRequestError(
                 f"The model's chat template cannot be used with these messages: {error}.",
                 param="messages",

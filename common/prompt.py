@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from common.chat_template import TIME_LIMIT_S, ChatTemplate, joined
+from common.chat_template import TIME_LIMIT_S, ChatTemplate, RenderingTooLongError, joined
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model_card import ModelCard
 from common.schemas import Message, Prompt
@@ -47,17 +47,25 @@ class PromptEncoder:
             self.family = family_of(tool_template.source)
         self._tool_template = None if self.family is Family.GENERIC else tool_template
 
-    def encode(self, prompt: Prompt, time_limit_s: float = TIME_LIMIT_S) -> tuple[int, ...]:
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        time_limit_s: float = TIME_LIMIT_S,
+        max_chars: int | None = None,
+    ) -> tuple[int, ...]:
         """The token ids of a prompt: through the chat template, except where it is raw.
 
         Args:
             prompt: What the client sent.
             time_limit_s: Of processor time for the template.
+            max_chars: Of what the template makes.
 
         Raises:
             InvalidRequestError: The template refuses the messages, nothing is left to read, or a
                 token id is not the model's.
-            TemplateTimeoutError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
+            RenderingTooLongError: `time_limit_s` is over, and was below `TIME_LIMIT_S`, or there
+                are more than `max_chars`.
         """
         if prompt.token_ids is not None:
             return self._checked(prompt.token_ids)
@@ -73,6 +81,8 @@ class PromptEncoder:
                 kwargs=prompt.template_kwargs,
                 time_limit_s=time_limit_s,
             )
+        if max_chars is not None and len(text) > max_chars:
+            raise RenderingTooLongError
         # A template writes its own special tokens, so none are added to what it rendered.
         ids = self.tokenizer.encode(text, add_special_tokens=messages is None).ids
         if not ids:
@@ -114,7 +124,7 @@ class PromptEncoder:
 
         Raises:
             InvalidRequestError: The template refuses them.
-            TemplateTimeoutError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
+            RenderingTooLongError: `time_limit_s` is over, and was below `TIME_LIMIT_S`.
         """
         template = self._template
         if self._tool_template is not None and tools:

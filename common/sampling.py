@@ -37,6 +37,8 @@ class SamplingSpec:
         grammar: What the completion has to look like; None: anything.
         n: Choices of the job, 1 to `MAX_CHOICES`: sequences that differ in their draws alone.
         prompt_logprobs: What `logprobs` is, for the tokens of the prompt.
+        skip_special_tokens: Special tokens have no text. Where calls are to be read they have, for
+            some models mark their calls with them.
     """
 
     max_tokens: int | None
@@ -58,6 +60,7 @@ class SamplingSpec:
     logprobs: int | None = None
     n: int = 1
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same, with the number of tokens decided."""

@@ -76,9 +76,9 @@ class Prompt:
     template_kwargs: dict[str, Any] | None = None
 
     def pack(self) -> str:
-        """JSON; the last two fields are in it only where they are set."""
+        """JSON; the last three fields are in it only where they are set."""
         values = asdict(self)
-        for name in ("tools", "template_kwargs"):
+        for name in ("token_ids", "tools", "template_kwargs"):
             if values[name] is None:
                 del values[name]
         return _dump(values)

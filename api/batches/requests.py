@@ -21,6 +21,7 @@ from api.openai.fields import OpenAIRequest
 from api.validation_message import explain, shown
 from common.errors import InvalidRequestError
 from common.settings import Settings
+from common.tool_calls.families import Family
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
 MAX_CUSTOM_ID_CHARS = 512
@@ -124,7 +125,7 @@ def _parsed(line: InputLine) -> _Line:
 
 
 def _chat(body: dict[str, Any], settings: Settings) -> Call:
-    return ChatCall(ChatRequest.model_validate(body), settings)
+    return ChatCall(ChatRequest.model_validate(body), settings, Family.GENERIC)
 
 
 def _completion(body: dict[str, Any], settings: Settings) -> Call:

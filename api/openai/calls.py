@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
+from api.gateway import Gateway
 from api.job_request import JobRequest
 from api.openai.answer import Answer, Head
 from api.openai.chat_answer import ChatAnswer
@@ -15,10 +17,13 @@ from api.openai.fields import OpenAIRequest
 from api.openai.job_requests import chat_job, completion_job
 from api.token_texts import TokenTexts
 from api.tokenizers import Tokenizers
-from common.errors import InternalError
+from common.errors import InternalError, ModelNotFoundError
 from common.model_card import ModelCard
 from common.schemas import JobRecord, Prompt
 from common.settings import Settings
+from common.tool_calls.families import Family
+
+TAG = "<tool_call>"
 
 
 class Call(Protocol):
@@ -49,13 +54,35 @@ class Call(Protocol):
 
 
 class ChatCall:
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`.
+
+    Args:
+        family: How the model writes its calls of tools.
+    """
 
     id_prefix = "chatcmpl-"
 
-    def __init__(self, body: ChatRequest, settings: Settings) -> None:
+    def __init__(self, body: ChatRequest, settings: Settings, family: Family) -> None:
         self.body: OpenAIRequest = body
-        self.job = chat_job(body, settings)
+        self.job = chat_job(body, settings, family)
+        [prompt] = self.job.prompts
+        self._has_tools = prompt.tools is not None
+
+    @classmethod
+    async def of(cls, body: ChatRequest, gateway: Gateway) -> ChatCall:
+        """The call that a body asks for.
+
+        Raises:
+            InvalidRequestError: Something is wrong with the messages or the tools.
+            RedisUnavailableError: Redis is away.
+        """
+        family = Family.GENERIC
+        if body.tools:
+            # Whether there is such a model is for the submission to say: a repeat may do without.
+            with suppress(ModelNotFoundError):
+                card = await gateway.poller.card(gateway.catalog.resolve(body.model).model)
+                family = await _family(card, gateway.tokenizers)
+        return cls(body, gateway.settings, family)
 
     async def answer(
         self,
@@ -67,7 +94,20 @@ class ChatCall:
         """Source: Call."""
         sampling = self.job.sampling
         texts = None if sampling.logprobs is None else await _texts(card, tokenizers)
-        return ChatAnswer(head, sampling.n, texts)
+        family = await self._family_of(records[0], card, tokenizers)
+        return ChatAnswer(head, sampling.n, texts, family)
+
+    async def _family_of(
+        self, record: JobRecord, card: ModelCard | None, tokenizers: Tokenizers
+    ) -> Family | None:
+        """How the calls in the answer are written; None where there can be none."""
+        grammar = record.sampling.grammar
+        if not self._has_tools:
+            return None
+        if grammar is not None and TAG in grammar.text:
+            # Forced, perhaps before it was known how this model would write them itself.
+            return Family.GENERIC
+        return await _family(card, tokenizers)
 
 
 class CompletionCall:
@@ -105,6 +145,10 @@ class CompletionCall:
             assert card is not None
             ids = await tokenizers.encode(card, prompt)
         return Echo(texts.decode(ids) if prompt.text is None else prompt.text, ids)
+
+
+async def _family(card: ModelCard | None, tokenizers: Tokenizers) -> Family:
+    return Family.GENERIC if card is None else (await tokenizers.encoder(card)).family
 
 
 async def _texts(card: ModelCard | None, tokenizers: Tokenizers) -> TokenTexts:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.openai.answer import Head
+from api.openai.called_tools import CalledTools
 from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import chat_logprobs
 from api.openai.usage import performance_of, usage_of
 from api.token_texts import TokenTexts
 from common.schemas import ChoiceResult, JobRecord
 from common.token_logprobs import TokenLogprobs
+from common.tool_calls.families import Family
 
 WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
 
@@ -21,12 +23,16 @@ class ChatAnswer:
 
     Args:
         texts: Of the model's tokens, where log-probabilities were asked for.
+        family: How the model writes its calls of tools, where there are any.
     """
 
-    def __init__(self, head: Head, num_choices: int, texts: TokenTexts | None) -> None:
+    def __init__(
+        self, head: Head, num_choices: int, texts: TokenTexts | None, family: Family | None
+    ) -> None:
         self._head = head
-        self._num_choices = num_choices
         self._texts = texts
+        self._family = family
+        self._choices = [CalledTools(head.answer_id, i, family) for i in range(num_choices)]
 
     def whole(self, records: Sequence[JobRecord]) -> dict[str, Any]:
         """Source: Answer."""
@@ -41,16 +47,22 @@ class ChatAnswer:
     def opening(self) -> list[dict[str, Any]]:
         """Source: Answer."""
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return [self._chunk(choice, delta) for choice in range(self._num_choices)]
+        return [self._chunk(choice, delta) for choice in range(len(self._choices))]
 
     def chunks(self, delta: ChoiceDelta) -> list[dict[str, Any]]:
         """Source: Answer."""
-        chunks = []
-        if delta.text or delta.logprobs:
-            logprobs = self._logprobs(delta.token_ids, delta.logprobs)
-            chunks.append(self._chunk(delta.choice, {"content": delta.text}, logprobs))
+        choice = self._choices[delta.choice]
+        is_last = delta.finish_reason is not None
+        parts = choice.deltas(delta.text, is_last=is_last)
+        if delta.logprobs and not parts:
+            parts = [{"content": ""}]
+        chunks = [self._chunk(delta.choice, part) for part in parts]
+        if delta.logprobs:
+            [first] = chunks[0]["choices"]
+            first["logprobs"] = self._logprobs(delta.token_ids, delta.logprobs)
         if delta.finish_reason is not None:
-            chunks.append(self._chunk(delta.choice, {}, finish_reason=delta.finish_reason))
+            reason = choice.finish_reason(delta.finish_reason)
+            chunks.append(self._chunk(delta.choice, {}, finish_reason=reason))
         return chunks
 
     def closing(self, records: Sequence[JobRecord]) -> dict[str, Any]:
@@ -62,24 +74,24 @@ class ChatAnswer:
         }
 
     def _choice(self, index: int, result: ChoiceResult) -> dict[str, Any]:
+        choice = CalledTools(self._head.answer_id, index, self._family)
         return {
             "index": index,
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": {"role": "assistant", **choice.message(result.text)},
             "logprobs": self._logprobs(result.token_ids, result.logprobs),
-            "finish_reason": result.finish_reason,
+            "finish_reason": choice.finish_reason(result.finish_reason),
         }
 
     def _chunk(
         self,
         choice: int,
         delta: dict[str, Any],
-        logprobs: dict[str, Any] | None = None,
         finish_reason: str | None = None,
     ) -> dict[str, Any]:
         part = {
             "index": choice,
             "delta": delta,
-            "logprobs": logprobs,
+            "logprobs": None,
             "finish_reason": finish_reason,
         }
         return self._head.body(CHUNK, [part])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
-from api.openai.fields import OpenAIRequest, Unused
+from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from common.chat_messages import ROLES
 
@@ -123,13 +123,13 @@ class ChatRequest(OpenAIRequest):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         if self.max_tokens == 0:
-            raise ValueError("max_tokens must be at least 1; got 0")
+            raise FieldError("max_tokens", "must be at least 1; got 0")
         if None not in (self.max_tokens, self.max_completion_tokens):
-            raise ValueError("max_tokens and max_completion_tokens are two names of one field")
+            raise FieldError("max_tokens", "is another name of max_completion_tokens; got both")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs goes with logprobs: true")
+            raise FieldError("top_logprobs", "goes with logprobs: true")
         if self.modalities not in (None, ["text"]):
-            raise ValueError('modalities must be ["text"]: the model writes text alone')
+            raise FieldError("modalities", 'must be ["text"]: the model writes text alone')
         return self
 
     @property

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from api.openai.fields import OpenAIRequest, Unused
+from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from common.schemas import Prompt
 
 MAX_TOKEN_ID = 2**31 - 1
 _FORMS = "a text, a list of texts, a list of token ids, or a list of lists of token ids"
+
+
+def _readable(value: object) -> object:
+    _read_prompts(value)
+    return value
 
 
 def _read_prompts(value: object) -> tuple[Prompt, ...]:
@@ -51,8 +56,8 @@ def _of_ids(value: object, which: str) -> Prompt:
 
 
 Prompts = Annotated[
-    tuple[Prompt, ...],
-    PlainValidator(_read_prompts),
+    Any,
+    AfterValidator(_readable),
     WithJsonSchema(
         {
             "anyOf": [
@@ -101,17 +106,22 @@ class CompletionRequest(OpenAIRequest):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError(
-                f"best_of must be the same as n: all choices are sent; got {self.best_of} and "
-                f"{self.n or 1}"
+            raise FieldError(
+                "best_of",
+                f"must be n, for all choices are sent; got {self.best_of} and {self.n or 1}",
             )
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens must be at least 1, or 0 together with echo; got 0")
+            raise FieldError("max_tokens", "must be at least 1, or 0 together with echo; got 0")
         if self.max_tokens == 0 and (self.n or 1) > 1:
-            raise ValueError("max_tokens 0 goes with n: 1, for nothing is generated")
+            raise FieldError("max_tokens", "0 goes with n: 1, for nothing is generated")
         if self.echo and self.stream and self.logprobs is not None:
-            raise ValueError("echo with logprobs cannot be streamed")
+            raise FieldError("echo", "with logprobs cannot be streamed")
         return self
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, whatever form they came in."""
+        return _read_prompts(self.prompt)
 
     @property
     def prompt_logprobs(self) -> int | None:

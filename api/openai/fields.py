@@ -25,6 +25,18 @@ from common.sampling import MAX_CHOICES
 from common.schemas import JobClass
 
 
+class FieldError(ValueError):
+    """What is wrong with a body as a whole.
+
+    Attributes:
+        param: The field at fault.
+    """
+
+    def __init__(self, param: str, problem: str) -> None:
+        super().__init__(f"{param} {problem}")
+        self.param = param
+
+
 class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
 
@@ -134,7 +146,7 @@ class OpenAIRequest(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> OpenAIRequest:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options goes with stream: true")
+            raise FieldError("stream_options", "goes with stream: true")
         return self
 
     @classmethod
@@ -147,7 +159,7 @@ class OpenAIRequest(BaseModel):
         if name not in cls.unsupported:
             return False
         if value not in (None, False, [], {}, ""):
-            raise ValueError(f"{name} is not supported here: {cls.unsupported[str(name)]}")
+            raise FieldError(str(name), f"is not supported here: {cls.unsupported[str(name)]}")
         return True
 
 

@@ -6,6 +6,7 @@ from api.job_request import JobRequest, by_strategy
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.fields import OpenAIRequest
+from api.response_format import ResponseFormat
 from api.schemas import DEFAULT_TOP_K, MAX_SEED
 from common.chat_messages import normalize_messages
 from common.grammar import GrammarSpec
@@ -13,31 +14,45 @@ from common.sampling import SamplingSpec
 from common.schemas import Prompt
 from common.settings import Settings
 from common.tool_calls.definitions import parse_tool_choice, parse_tools
+from common.tool_calls.families import Family
+from common.tool_calls.forcing import grammar_for
 
 
-def chat_job(body: ChatRequest, settings: Settings) -> JobRequest:
+def chat_job(body: ChatRequest, settings: Settings, family: Family) -> JobRequest:
     """One job for a chat, however many choices it has.
+
+    Args:
+        body: As it came.
+        settings: For the defaults.
+        family: How the model writes its calls of tools.
 
     Raises:
         InvalidRequestError: Something is wrong with the messages or the tools.
     """
-    newer = body.max_completion_tokens is not None
-    params = {"prompt": "messages"} | ({"max_tokens": "max_completion_tokens"} if newer else {})
+    tools = parse_tools(body.tools)
+    choice = parse_tool_choice(body.tool_choice, tools)
+    told = tools if choice.mode != "none" else ()
+    calling = grammar_for(choice, tools, family, parallel=body.parallel_tool_calls is not False)
     sampling = _sampling(
         body,
         settings,
         max_tokens=body.most_tokens,
         logprobs=body.num_logprobs,
-        grammar=None if body.response_format is None else body.response_format.grammar(),
+        # An answer that has to be a call has nothing else in it that a format could speak of.
+        grammar=calling or _grammar_of(body.response_format),
+        # Some models mark their calls with special tokens.
+        skip_special_tokens=not told,
     )
-    tools = parse_tools(body.tools)
-    choice = parse_tool_choice(body.tool_choice, tools)
-    told = tools if choice.mode != "none" else ()
     prompt = Prompt(
         messages=normalize_messages(body.messages),
         tools=tuple(tool.for_template() for tool in told) or None,
         template_kwargs=body.chat_template_kwargs or None,
     )
+    params = {"prompt": "messages"}
+    if body.max_completion_tokens is not None:
+        params["max_tokens"] = "max_completion_tokens"
+    if calling is not None:
+        params["response_format"] = "tools"
     return _request(body, (prompt,), sampling, params)
 
 
@@ -49,9 +64,13 @@ def completion_job(body: CompletionRequest, settings: Settings) -> JobRequest:
         max_tokens=body.max_tokens,
         logprobs=body.logprobs,
         prompt_logprobs=body.prompt_logprobs,
-        grammar=None if body.response_format is None else body.response_format.grammar(),
+        grammar=_grammar_of(body.response_format),
     )
-    return _request(body, body.prompt, sampling, {"prompt_logprobs": "logprobs"})
+    return _request(body, body.prompts, sampling, {"prompt_logprobs": "logprobs"})
+
+
+def _grammar_of(response_format: ResponseFormat | None) -> GrammarSpec | None:
+    return None if response_format is None else response_format.grammar()
 
 
 def _request(
@@ -80,6 +99,7 @@ def _sampling(
     logprobs: int | None,
     grammar: GrammarSpec | None,
     prompt_logprobs: int | None = None,
+    skip_special_tokens: bool = True,
 ) -> SamplingSpec:
     temperature, top_p, top_k = by_strategy(
         body.strategy,
@@ -108,4 +128,5 @@ def _sampling(
         logprobs=logprobs,
         n=body.n or 1,
         prompt_logprobs=prompt_logprobs,
+        skip_special_tokens=skip_special_tokens,
     )

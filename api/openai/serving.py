@@ -25,7 +25,7 @@ from api.openai.merging import merged
 from api.openai.waiting import CHECK_S, check_workers, wait_for_ends
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
 from api.submission import Accepted
-from common.errors import InternalError, RequestError
+from common.errors import InternalError, ModelNotFoundError, RequestError
 from common.schemas import JobRecord
 
 DONE = b"data: [DONE]\n\n"
@@ -57,7 +57,7 @@ class Serving:
         self._call = call
         self._answer_id = call.id_prefix + accepted.group_id
         self._job_ids = [job.job_id for job in accepted.jobs]
-        self._model = gateway.catalog.resolve(call.job.model).model
+        self._model = _model_of(gateway, call)
         self._visit = gateway.attendance.of(self._job_ids, key_id, is_keyed=is_keyed)
         self._has_begun = False
 
@@ -161,7 +161,15 @@ class Serving:
         return record
 
     async def _answer(self, records: Sequence[JobRecord]) -> Answer:
-        card = await self._gateway.poller.card(self._model)
+        card = await self._gateway.poller.card(records[0].model)
         created_s = min(record.created_ms for record in records) // 1000
-        head = Head(self._answer_id, created_s, self._model, fingerprint_of(card))
+        head = Head(self._answer_id, created_s, records[0].model, fingerprint_of(card))
         return await self._call.answer(head, card, self._gateway.tokenizers, records)
+
+
+def _model_of(gateway: Gateway, call: Call) -> str:
+    """The id of the model; of a repeat it may not be configured any more."""
+    try:
+        return gateway.catalog.resolve(call.job.model).model
+    except ModelNotFoundError:
+        return str(call.job.model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -46,7 +45,7 @@ async def chat_completions(
     A client that hangs up cancels its request, unless it has an `Idempotency-Key`: then it may come
     back for the answer within half a minute.
     """
-    call = ChatCall(body, gateway.settings)
+    call = await ChatCall.of(body, gateway)
     return await _answered(request, gateway, key_id, idempotency_key, call)
 
 
@@ -89,7 +88,7 @@ async def _answered(
             return JSONResponse(whole, headers=headers)
         frames = serving.frames()
         first = await until_hang_up(request.receive, _next(frames))
-        return EventStream(_resumed(first, frames), headers=headers)
+        return EventStream(frames, headers=headers, first=first)
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
 
@@ -116,13 +115,3 @@ async def _submitted(
 
 async def _next(frames: AsyncGenerator[bytes, None]) -> bytes:
     return await anext(frames)
-
-
-async def _resumed(
-    first: bytes, frames: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    """A stream whose first frame was taken already."""
-    async with aclosing(frames):
-        yield first
-        async for body in frames:
-            yield body

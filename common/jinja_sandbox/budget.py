@@ -1,11 +1,12 @@
 """What one rendering may use: processor time, the size of a value, memory, output.
 
-A value's size is that of its tree: one character is 1, an item of a list or a mapping is 8 more,
+A value's size is that of its tree: one character is 1, an item of a list or a mapping is 16 more,
 and what is held twice counts twice, for whatever walks through it does that.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sized
 from typing import TypeVar
@@ -21,11 +22,14 @@ MAX_OUTPUT_CHARS = 16 << 20
 MAX_WORK = 256 << 20
 """Comparisons of characters in one call whose time is a product."""
 MAX_INT_BITS = 16 * 1024
-ITEM_SIZE = 8
+MAX_DEPTH = 256
+ITEM_SIZE = 16
 
 _STEPS_BETWEEN_CHECKS = 64
 _CHARS_A_STEP_SHIFT = 10
-_NODES_A_SPEND = 256
+_SHORT = 1024
+_CONTAINERS = (list, tuple, dict)
+_SIZED = (str, list, tuple, dict, range)
 
 T = TypeVar("T")
 
@@ -77,19 +81,23 @@ class Budget:
             LimitError: It is too large.
         """
         if isinstance(value, str):
-            self._check_size(len(value))
-            self.spend(1 + (len(value) >> _CHARS_A_STEP_SHIFT))
-        elif isinstance(value, list | tuple | dict):
+            size = len(value)
+            if size < _SHORT:
+                self._num_steps += 1  # the clock is looked at soon enough, at the next round
+            else:
+                self._check_size(size)
+                self.spend(1 + (size >> _CHARS_A_STEP_SHIFT))
+        elif isinstance(value, _CONTAINERS):
             self._walk(value)
-        elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
-            raise LimitError(f"it makes a number of more than {MAX_INT_BITS} bits")
+        elif isinstance(value, int):
+            self.foresee_bits(value.bit_length())
         return value
 
     def made(self, value: T) -> T:
         """Admit a value that is new in memory; return it."""
         if isinstance(value, str):
             self._take(len(value) if value.isascii() else 4 * len(value))
-        elif isinstance(value, list | tuple | dict):
+        elif isinstance(value, _CONTAINERS):
             self._take(ITEM_SIZE * len(value))
         return self.admit(value)
 
@@ -102,7 +110,7 @@ class Budget:
 
     def glanced(self, value: T) -> T:
         """Count going once over the items of a value, without looking into them."""
-        if isinstance(value, str | list | tuple | dict | range):
+        if isinstance(value, _SIZED) and len(value) >= _SHORT:
             self.spend(1 + (len(value) >> _CHARS_A_STEP_SHIFT))
         return value
 
@@ -115,7 +123,7 @@ class Budget:
         self._output -= num_chars
         if self._output < 0:
             raise LimitError(f"it writes more than {MAX_OUTPUT_CHARS:,} characters")
-        self.spend()
+        self._num_steps += 1
 
     def foresee(self, size: int) -> None:
         """Refuse a value before it is made.
@@ -124,6 +132,15 @@ class Budget:
             LimitError: It would be too large.
         """
         self._check_size(size)
+
+    def foresee_bits(self, num_bits: int) -> None:
+        """Refuse a number, also before it is made.
+
+        Raises:
+            LimitError: It would be too large.
+        """
+        if num_bits > MAX_INT_BITS:
+            raise LimitError(f"it makes a number of more than {MAX_INT_BITS} bits")
 
     def foresee_work(self, num_comparisons: int) -> None:
         """Refuse a call before it is made.
@@ -144,23 +161,31 @@ class Budget:
             raise LimitError(f"it makes more than {MAX_MADE_BYTES:,} bytes of values")
 
     def _walk(self, value: object) -> None:
-        # A loop, for a chain of lists is as deep as its maker likes. It ends at the limit, also
-        # where the tree has more nodes than there are atoms.
-        stack, size, num_nodes = [value], 0, 0
-        while stack:
-            item = stack.pop()
-            num_nodes += 1
-            if not num_nodes % _NODES_A_SPEND:
-                self.spend(_NODES_A_SPEND)
-            if isinstance(item, str):
-                size += len(item)
-            elif isinstance(item, dict):
-                size += 2 * ITEM_SIZE * len(item)
-                stack.extend(item.keys())
-                stack.extend(item.values())
-            elif isinstance(item, list | tuple):
-                size += ITEM_SIZE * len(item)
-                stack.extend(item)
-            if size > MAX_SIZE:
-                self._check_size(size)
-        self.spend(1 + num_nodes % _NODES_A_SPEND)
+        # Level by level. It ends at the limit, also where the tree has more nodes than there are
+        # atoms. Nesting is bounded, for Python takes the hash of a tuple by unbounded recursion.
+        level, size, depth = [value], 0, 0
+        while level:
+            self.spend(len(level))
+            depth += 1
+            below: list[object] = []
+            for item in level:
+                if isinstance(item, str):
+                    size += len(item)
+                elif isinstance(item, dict):
+                    size += 2 * ITEM_SIZE * len(item)
+                    below.extend(item.keys())
+                    below.extend(item.values())
+                elif isinstance(item, list | tuple):
+                    size += ITEM_SIZE * len(item)
+                    below.extend(item)
+                if size > MAX_SIZE:
+                    self._check_size(size)
+            if depth > MAX_DEPTH:
+                raise LimitError(f"it nests values more than {MAX_DEPTH} levels deep")
+            level = below
+
+
+class Current(threading.local):
+    """Where a thread finds the budget of the rendering that it is in."""
+
+    budget: Budget

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, cast
 
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
-from common.jinja_sandbox.budget import Budget, LimitError
+from common.jinja_sandbox.budget import Budget, Current, LimitError
 
 MAX_WIDTH = 1000
 MAX_INDENT = 16
@@ -57,7 +57,8 @@ _METHODS: dict[type, frozenset[str]] = {
 }
 # A search from the right, and a strip, compare each character with each in the worst case.
 _SEARCHES = _names("lstrip rfind rindex rpartition rsplit rstrip strip trim")
-_PERCENT_WIDTH = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})")
+# Behind a name in parentheses, which may hold anything, all is looked at.
+_PERCENT_WIDTH = re.compile(r"%(?:[^a-zA-Z%]*(?:\*|\d{4})|\(.*(?:\*|\d{4}))", re.DOTALL)
 _BRACE_WIDTH = re.compile(r"\{[^{}]*:[^{}]*(\{|\d{4})")
 
 
@@ -69,11 +70,10 @@ def is_method(obj: object, name: str) -> bool:
     return names is None or name in names
 
 
-def filters(budget_of: Callable[[], Budget]) -> dict[str, Callable[..., Any]]:
+def filters(now: Current) -> dict[str, Callable[..., Any]]:
     """All filters, which count by the budget of the rendering that they are called in."""
     bounded = {
-        name: _bounded_filter(name, FILTERS[name], budget_of)
-        for name in _SHALLOW_FILTERS | _DEEP_FILTERS
+        name: _bounded_filter(name, FILTERS[name], now) for name in _SHALLOW_FILTERS | _DEEP_FILTERS
     }
 
     def tojson(
@@ -83,19 +83,19 @@ def filters(budget_of: Callable[[], Budget]) -> dict[str, Callable[..., Any]]:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        return _to_json(budget_of(), value, ensure_ascii, indent, separators, sort_keys)
+        return _to_json(now.budget, value, ensure_ascii, indent, separators, sort_keys)
 
     return bounded | {"tojson": tojson}
 
 
-def tests(budget_of: Callable[[], Budget]) -> dict[str, Callable[..., Any]]:
+def tests(now: Current) -> dict[str, Callable[..., Any]]:
     """All tests; those that compare count what they compare."""
 
     def bounded(test: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(test)
         def counted(*args: Any) -> Any:
             for arg in args:
-                budget_of().admit(arg)
+                now.budget.admit(arg)
             return test(*args)
 
         return counted
@@ -104,15 +104,17 @@ def tests(budget_of: Callable[[], Budget]) -> dict[str, Callable[..., Any]]:
     return {n: bounded(test) if n in _COMPARING_TESTS else test for n, test in known.items()}
 
 
-def check_method(budget: Budget, text: str, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments for a method of a string, with an iterator read into a list.
+def check_method(
+    budget: Budget, text: str, name: str, args: tuple[Any, ...], named: Sequence[Any]
+) -> tuple[Any, ...]:
+    """The unnamed arguments for a method of a string, with an iterator read into a list.
 
     Raises:
         LimitError: It would make or take too much.
     """
     if name == "join" and args:
         args = (list(args[0]), *args[1:])
-    _check(budget, name, text, args)
+    _check(budget, name, text, (*args, *named))
     return args
 
 
@@ -129,7 +131,7 @@ def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None
             if isinstance(many, str | list | tuple) and isinstance(times, int):
                 budget.foresee(len(many) * times)
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        budget.foresee(left.bit_length() * right)
+        budget.foresee_bits(left.bit_length() * right)
 
 
 def check_braces(budget: Budget, text: str, args: object) -> None:
@@ -156,23 +158,23 @@ def check_format(
         raise LimitError("a format makes too long a text")
 
 
-def _bounded_filter(
-    name: str, function: Callable[..., Any], budget_of: Callable[[], Budget]
-) -> Callable[..., Any]:
+def _bounded_filter(name: str, function: Callable[..., Any], now: Current) -> Callable[..., Any]:
     # Jinja passes a context, or the like, ahead of the value where a filter asks for it.
     at = 1 if hasattr(function, "jinja_pass_arg") else 0
     is_shallow = name in _SHALLOW_FILTERS
+    is_checked = name in _SIZED or name in _SEARCHES or name in _GROWTH or name == "format"
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        budget = budget_of()
-        value, others = args[at], (*args[at + 1 :], *kwargs.values())
+        budget, value = now.budget, args[at]
+        others = (*args[at + 1 :], *kwargs.values()) if kwargs else args[at + 1 :]
         if name in ("join", "sum") and not isinstance(value, str):
             value = list(value)
         budget.glanced(value) if is_shallow else budget.admit(value)
         for other in others:
             budget.admit(other)
-        _check(budget, name, value, others)
+        if is_checked:
+            _check(budget, name, value, others)
         return budget.made(function(*args[:at], value, *args[at + 1 :], **kwargs))
 
     return bounded
@@ -208,7 +210,7 @@ def _of_join(value: Any, args: tuple[Any, ...]) -> int:
 
 def _of_indent(value: Any, args: tuple[Any, ...]) -> int:
     widest = max((_width(arg) for arg in args), default=4)
-    return len(str(value)) + (str(value).count("\n") + 1) * widest
+    return len(str(value)) + (len(str(value).splitlines()) + 1) * widest
 
 
 def _of_tabs(value: Any, args: tuple[Any, ...]) -> int:
@@ -219,8 +221,7 @@ def _of_sum(value: Any, args: tuple[Any, ...]) -> int:
     # Lists are added one by one, each time to a new one.
     if not any(isinstance(arg, list | tuple) for arg in args):
         return 0
-    items = list(value)
-    return len(items) * sum(len(item) for item in items if isinstance(item, list | tuple))
+    return len(value) * _num_chars(value)
 
 
 _GROWTH: Mapping[str, Callable[[Any, tuple[Any, ...]], int]] = {

@@ -10,7 +10,6 @@ Source:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,15 +26,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from common.jinja_sandbox import builtins
-from common.jinja_sandbox.budget import Budget
+from common.jinja_sandbox.budget import Budget, Current
 
 MAX_DATE_FORMAT_CHARS = 256
 _TICKING = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
+_VARIABLES = frozenset(("_loop_vars", "_block_vars"))
+"""Arguments that a template's code adds to its calls."""
 _EQUALITY = frozenset(("eq", "ne"))
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles templates that can be rendered within a budget; thread-safe."""
+    """Compiles templates that can be rendered within a budget; thread-safe.
+
+    Attributes:
+        now: Has the budget of the rendering that a thread is in.
+    """
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -48,58 +53,52 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             extensions=[loopcontrols, _GenerationTag],
         )
         self.code_generator_class = _CodeGenerator
-        self._now = threading.local()
+        self.now = Current()
         self.filters.clear()
-        self.filters.update(builtins.filters(lambda: self.budget))
-        self.tests.update(builtins.tests(lambda: self.budget))
+        self.filters.update(builtins.filters(self.now))
+        self.tests.update(builtins.tests(self.now))
         del self.globals["lipsum"]
         self.globals["raise_exception"] = _raise
         self.globals["strftime_now"] = _strftime_now
         self.globals["dict"] = _Dict(self)
         self.globals["namespace"] = _Namespace
 
-    @property
-    def budget(self) -> Budget:
-        """Of the rendering that this thread is in."""
-        budget: Budget = self._now.budget
-        return budget
-
     @contextmanager
     def spending(self, budget: Budget) -> Iterator[None]:
         """Let this thread render by a budget."""
-        self._now.budget = budget
+        self.now.budget = budget
         try:
             yield
         finally:
-            del self._now.budget
+            del self.now.budget
 
     # Called by the code of templates.
 
     def tick(self) -> bool:
         """Count one round of a loop, or one call."""
-        return self.budget.spend()
+        return self.now.budget.spend()
 
     def write(self, num_chars: int) -> None:
         """Count a template's own text."""
-        self.budget.write(num_chars)
+        self.now.budget.write(num_chars)
 
     def admit(self, value: Any) -> Any:
         """Count a value that is compared, or has been built."""
-        return self.budget.admit(value)
+        return self.now.budget.admit(value)
 
     def glanced(self, value: Any) -> Any:
         """Count a value whose items are gone over."""
-        return self.budget.glanced(value)
+        return self.now.budget.glanced(value)
 
     def copied(self, value: Any) -> Any:
         """Count a slice."""
-        return self.budget.copied(value)
+        return self.now.budget.copied(value)
 
     def join_texts(self, is_markup: bool, items: tuple[Any, ...]) -> str:
         """What `~` does."""
         for item in items:
-            self.budget.admit(item)
-        return self.budget.made(markup_join(items) if is_markup else str_join(items))
+            self.now.budget.admit(item)
+        return self.now.budget.made(markup_join(items) if is_markup else str_join(items))
 
     # Called by Jinja.
 
@@ -115,28 +114,28 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """See Jinja."""
-        builtins.check_operator(self.budget, operator, left, right)
-        return self.budget.made(super().call_binop(context, operator, left, right))
+        builtins.check_operator(self.now.budget, operator, left, right)
+        return self.now.budget.made(super().call_binop(context, operator, left, right))
 
     def call(  # noqa: D102 - Jinja's; the names are such that no keyword argument meets them
         __self, __context: Context, __obj: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        budget = __self.budget
+        budget = __self.now.budget
         budget.spend()
         owner = None
         if isinstance(__obj, BuiltinMethodType | MethodType):
             owner = __obj.__self__
         if isinstance(owner, dict):
             return super().call(__context, __obj, *args, **kwargs)
-        for arg in (*args, *kwargs.values()):
+        named = [value for name, value in kwargs.items() if name not in _VARIABLES]
+        for arg in args:
+            budget.admit(arg)
+        for arg in named:
             budget.admit(arg)
         if isinstance(owner, str):
-            args = builtins.check_method(
-                budget, owner, __obj.__name__, (*args, *kwargs.values()) if kwargs else args
-            )
-            kwargs = {}
+            args = builtins.check_method(budget, owner, __obj.__name__, args, named)
         elif isinstance(__obj, Macro):
-            budget.admit(args)
+            budget.admit(args)  # they are its `varargs`
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -146,7 +145,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         def bounded(*args: Any, **kwargs: Any) -> str:
-            builtins.check_braces(self.budget, value.__self__, (*args, *kwargs.values()))
+            builtins.check_braces(self.now.budget, value.__self__, (*args, *kwargs.values()))
             return format_text(*args, **kwargs)
 
         return bounded
@@ -167,6 +166,7 @@ class _CodeGenerator(CodeGenerator):
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         operands = [node.expr, *(operand.expr for operand in node.ops)]
+        # Beside a constant, a list is not looked into, and a text as far as the constant goes.
         has_constant = any(isinstance(each, nodes.Const) for each in operands)
         is_cheap = has_constant and all(operand.op in _EQUALITY for operand in node.ops)
         name = "" if is_cheap else "environment.glanced" if has_constant else "environment.admit"
@@ -210,7 +210,7 @@ class _CodeGenerator(CodeGenerator):
     def _write_in(
         self, name: str, visit: Callable[..., Any], node: nodes.Expr, frame: Frame
     ) -> None:
-        self.write(f"{name}(")
+        self.write("(" if isinstance(node, nodes.Const) else f"{name}(")
         visit(node, frame)
         self.write(")")
 
@@ -290,11 +290,9 @@ def _add_tick(node: nodes.Node) -> None:
 
 @pass_environment
 def _finalize(environment: BoundedEnvironment, value: Any) -> Any:
-    if isinstance(value, str):
-        environment.budget.write(len(value))
-        return value
-    text = str(environment.budget.admit(value))
-    environment.budget.write(len(text))
+    budget = environment.now.budget
+    text = value if isinstance(value, str) else str(budget.admit(value))
+    budget.write(len(text))
     return text
 
 

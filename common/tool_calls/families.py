@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import string
 from enum import StrEnum
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
 
 
 class Family(StrEnum):
@@ -40,3 +44,10 @@ def family_of(chat_template: str | None) -> Family:
     if "<|start_header_id|>" in text and "parameters" in text:
         return Family.LLAMA
     return Family.GENERIC
+
+
+def new_call_id(family: Family) -> str:
+    """A new id for a call. Mistral's templates take none but those of nine letters and digits."""
+    if family is Family.MISTRAL:
+        return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(9))
+    return f"call_{secrets.token_hex(12)}"

@@ -7,16 +7,22 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from common.chat_template import STAND_INS
+from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.sampling import SamplingSpec
 from common.settings import Settings
 from tests.tiny_model import write_tiny_model
 from worker.backends.base import BackendJob, Delta, MemoryShare
-from worker.backends.transformers import TransformersBackend
+from worker.backends.transformers import TransformersBackend, _card
+from worker.engine.loader import LoadedModel
 
 BIASED = 66
 
@@ -198,3 +204,33 @@ def test_the_logprobs_of_the_prompt_come_once_with_the_first_choice(
     assert (only.token_ids, only.prompt_logprobs) == ((), found[0][0].prompt_logprobs)
     assert only.end is not None
     assert (only.end.status, only.end.finish_reason) == ("completed", "length")
+
+
+def card_of(*tokens: str, chat_template: Any = None) -> ModelCard:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab={}, merges=[])), chat_template=chat_template
+    )
+    tokenizer.add_tokens(list(tokens))
+    loaded = SimpleNamespace(
+        tokenizer=tokenizer, revision="r", architecture="A", vocab_size=9, precision="float32"
+    )
+    return _card("m", cast(LoadedModel, loaded), "{}", 8)
+
+
+def test_a_llama_3_without_a_template_gets_our_own() -> None:
+    template = card_of(*STAND_INS["llama3"]).chat_template
+    assert template is not None
+    assert "<|start_header_id|>" in template
+
+
+def test_a_models_own_template_is_preferred_to_ours() -> None:
+    assert card_of(*STAND_INS["llama3"], chat_template="own").chat_template == "own"
+
+
+def test_a_model_without_a_template_and_without_these_tokens_has_none() -> None:
+    assert card_of("<|eot_id|>").chat_template is None
+
+
+def test_of_named_templates_the_default_and_the_one_for_tools_are_kept() -> None:
+    card = card_of(chat_template={"default": "d", "tool_use": "t", "rag": "r"})
+    assert (card.chat_template, card.tool_template) == ("d", "t")

@@ -275,6 +275,7 @@ def _params(spec: SamplingSpec, choice: int) -> SamplingParams:
         logit_bias=spec.logit_bias,
         logprobs=spec.logprobs,
         prompt_logprobs=spec.prompt_logprobs if choice == 0 else None,
+        skip_special_tokens=spec.skip_special_tokens,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from api import fleet_poller
 from api.fleet_poller import FleetPoller, Throughput
 from common.errors import RedisUnavailableError
-from common.fleet import Fleet, FleetReader
+from common.fleet import Fleet, FleetReader, ModelState, ServedModel, WorkerInfo
 from common.model_card import ModelCard
 
 
@@ -18,6 +18,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.workers: tuple[WorkerInfo, ...] = ()
         self.running = 0
         self.num_tokens = 0
         self.num_ended = 0
@@ -32,7 +33,7 @@ class Reader:
             "jobs:completed": self.num_ended - self.num_ended // 2,
             "jobs:cancelled": self.num_ended // 2,
         }
-        return Fleet((), {}, self.running, counters, 0, None)
+        return Fleet(self.workers, {}, self.running, counters, 0, None)
 
     async def cards(self, models: Sequence[str]) -> dict[str, ModelCard]:
         return {}
@@ -141,3 +142,38 @@ async def test_an_emptied_redis_gives_no_negative_throughput(
     reader.num_tokens = 5
     await poller.poll()
     assert poller.throughput == Throughput(1.0, 0.0, 0.0, 0.0)
+
+
+def with_model(state: ModelState) -> WorkerInfo:
+    return WorkerInfo("w", "here", 1, "0", "cpu", 1, 0, {"m": ServedModel(state)})
+
+
+async def test_a_model_that_no_worker_announces_is_absent_since_that_was_seen_first(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    await poller.poll()
+    clock.now_s += 30
+    await poller.poll()
+    clock.now_s += 30
+    assert poller.absent_s("m") == 60
+
+
+async def test_a_model_that_is_loading_is_not_absent(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    await poller.poll()
+    reader.workers = (with_model("loading"),)
+    await poller.poll()
+    clock.now_s += 60
+    assert poller.absent_s("m") == 0
+
+
+async def test_while_redis_is_away_nobody_is_absent(
+    poller: FleetPoller, reader: Reader, clock: Clock
+) -> None:
+    await poller.poll()
+    reader.is_away = True
+    with pytest.raises(RedisUnavailableError):
+        await poller.poll()
+    clock.now_s += 60
+    assert poller.absent_s("m") == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+import pytest
+
+from api import tokenizers as module
 from api.tokenizers import INLINE_CHARS, Tokenizers
 from common.fleet import FleetReader
 from common.schemas import Prompt
@@ -37,3 +41,23 @@ async def test_a_new_card_makes_a_new_encoder() -> None:
     plain = await tokenizers.encode(replace(fake_card(), chat_template=None), prompt)
     assert len(templated) > len(plain) == 3
     assert reader.num_reads == 2
+
+
+@pytest.mark.parametrize(("limit", "value"), [("INLINE_LIMIT_S", 0.0), ("INLINE_CHARS", 1)])
+async def test_what_takes_long_over_few_words_is_rendered_in_a_thread(
+    limit: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = "{% for i in range(999) %}{{ i % 2 }}{% endfor %}"
+    card, prompt = replace(fake_card(), chat_template=loops), Prompt(text="a")
+    tokenizers = Tokenizers(cast(FleetReader, Reader()))
+    at_once = await tokenizers.encode(card, prompt)
+    in_threads = []
+
+    async def noted(work: Callable[[], object], *args: object) -> object:
+        in_threads.append(work)
+        return work(*args)
+
+    monkeypatch.setattr(module, limit, value)
+    monkeypatch.setattr(asyncio, "to_thread", noted)
+    assert await tokenizers.encode(card, prompt) == at_once
+    assert len(in_threads) == 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import (
     ChoiceResult,
@@ -19,6 +22,7 @@ from common.schemas import (
     unpack_event,
 )
 from common.token_logprobs import TokenLogprobs
+from tests.fakes import fake_card
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 IDS = st.lists(st.integers(0, 300_000), max_size=5).map(tuple)
@@ -83,6 +87,23 @@ def test_what_earlier_versions_have_packed_is_read_as_it_was_meant() -> None:
     assert record.completion_tokens == 2
     assert record.choices == (ChoiceResult("ab", (7, 8), "stop"),)
     assert record.prompt_logprobs == ()
+
+
+def test_tools_and_template_arguments_come_back_whole() -> None:
+    prompt = Prompt(messages=(), tools=({"type": "function"},), template_kwargs={"a": [None]})
+    assert Prompt.unpack(prompt.pack()) == prompt
+
+
+def test_a_prompt_without_tools_is_packed_as_before_there_were_any() -> None:
+    packed = '{"text":"a","messages":null,"raw":false}'
+    assert Prompt("a").pack() == packed
+    assert Prompt.unpack(packed) == Prompt("a")
+
+
+def test_a_card_from_before_there_were_templates_for_tools_is_read() -> None:
+    values = json.loads(fake_card().pack())
+    del values["tool_template"]
+    assert ModelCard.unpack(json.dumps(values)) == fake_card()
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -53,7 +54,7 @@ def in_pieces(text: str, cuts: list[int], family: Family) -> list[Event]:
     parser = ToolCallParser(family)
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     events: list[Event] = []
-    for begin, end in zip(places, places[1:], strict=False):
+    for begin, end in pairwise(places):
         events += parser.feed(text[begin:end])
     return [*events, *parser.close()]
 

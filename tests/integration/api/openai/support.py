@@ -8,6 +8,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from common import keys
 from common.connection import SyncRedis
 from common.event_stream import Append, EventWriter
 from common.job_store import Claim
@@ -41,6 +42,7 @@ class TextWorker(HandWorker):
 
     def __init__(self, client: SyncRedis, settings: Settings) -> None:
         super().__init__(client, settings)
+        self._client = client
         self._events = EventWriter(client)
         self._said: dict[str, list[str]] = {}
 
@@ -50,7 +52,8 @@ class TextWorker(HandWorker):
             while True:
                 claim = self.claims.claim({MODEL: "r1:float32"})
                 if claim is not None:
-                    self._said[claim.record.job_id] = [""] * claim.record.sampling.n
+                    # One that was handed over goes on where it was.
+                    self._said.setdefault(claim.record.job_id, [""] * claim.record.sampling.n)
                     return claim
                 await asyncio.sleep(0.005)
 
@@ -63,6 +66,20 @@ class TextWorker(HandWorker):
         [answer] = self._events.append([Append(claim.record.job_id, claim.nonce, event, 100)])
         assert not answer.fenced
         said[choice] += text
+
+    def tell_half_a_character(self, claim: Claim) -> None:
+        """Commit a token that has no text yet."""
+        event = TokenEvent(0, ids_of("é")[:1], ("",))
+        self._events.append([Append(claim.record.job_id, claim.nonce, event, 100)])
+
+    def hand_over(self, claim: Claim) -> None:
+        """Give the job back, as a worker does that stops."""
+        assert self.claims.release(claim.record.job_id, claim.nonce) == "requeued"
+
+    def is_cancelled(self, claim: Claim) -> bool:
+        """Whether the job's owner does not want it any more."""
+        record = self._client.hgetall(keys.job(claim.record.job_id))
+        return "cancel" in record or record["status"] == JobStatus.CANCELLED
 
     def begin_again(self, claim: Claim) -> None:
         """Begin the job again from nothing."""
@@ -131,7 +148,7 @@ def _texts_of(text: str) -> tuple[str, ...]:
 
 
 def logprobs_of(claim: Claim, ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
-    """Where they were asked for: -id / 256 of each token, beside tokens 0, 1, ... with -1, -2, ..."""
+    """Where they were asked for: -id / 256 of each token; tokens 0, 1, ... have -1, -2, ..."""
     count = claim.record.sampling.logprobs
     return () if count is None else tuple(_logprob(i, count) for i in ids)
 

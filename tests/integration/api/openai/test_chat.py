@@ -10,7 +10,9 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 
 from api.openai.answers import Chat
+from common.connection import SyncRedis
 from common.schemas import JobRecord
+from common.settings import Settings
 from tests.integration.api.openai.support import CARD, HELLO, MODEL, TextWorker, ids_of
 
 
@@ -203,10 +205,10 @@ async def test_a_pydantic_model_comes_back_parsed(openai: AsyncOpenAI, worker: T
 
 
 async def test_a_job_from_before_the_models_card_is_answered_too(
-    live_http: httpx.AsyncClient, worker: TextWorker
+    live_http: httpx.AsyncClient, client: SyncRedis, settings: Settings
 ) -> None:
+    worker = TextWorker(client, settings)
     body = {"model": MODEL, "messages": HELLO}
-    worker.forget_card()
     asking = asyncio.create_task(live_http.post("/v1/chat/completions", json=body))
     claim = await worker.next()
     assert claim.record.prompt_ids is None
