@@ -25,6 +25,7 @@ from api.routes import (
     health,
     metrics,
     models,
+    openai_embeddings,
     openai_generate,
     openai_models,
     root,
@@ -38,7 +39,7 @@ from common.settings import Settings, load_settings
 
 _ROUTES = (
     *(root, generate, tasks, stream, tokenize, models),
-    *(openai_generate, openai_models, files, batches),
+    *(openai_generate, openai_embeddings, openai_models, files, batches),
     *(stats, health, metrics),
 )
 _EXPOSED = [

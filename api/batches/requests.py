@@ -17,13 +17,15 @@ from api.batches.lines import MAX_LINE_BYTES, InputLine
 from api.openai.calls import Call, ChatCall, CompletionCall
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
-from api.openai.fields import OpenAIRequest
+from api.openai.embeddings_call import EmbeddingsCall
+from api.openai.embeddings_request import EmbeddingsRequest
+from api.openai.fields import CallBody
 from api.validation_message import explain, shown
 from common.errors import InvalidRequestError
 from common.settings import Settings
 from common.tool_calls.families import Family
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 MAX_CUSTOM_ID_CHARS = 512
 
 
@@ -85,7 +87,7 @@ def parse_line(line: InputLine, endpoint: str, settings: Settings) -> LineReques
         raise LineError("invalid_request", message, param, parsed.custom_id) from error
     except InvalidRequestError as error:
         raise LineError(error.code, error.message, error.param, parsed.custom_id) from error
-    if call.body.stream:
+    if call.body.is_streamed:
         raise LineError(
             "invalid_request",
             "stream must be false: the answers of a batch are in its output file.",
@@ -132,11 +134,17 @@ def _completion(body: dict[str, Any], settings: Settings) -> Call:
     return CompletionCall(CompletionRequest.model_validate(body), settings)
 
 
-_BODIES: dict[str, type[OpenAIRequest]] = {
+def _embeddings(body: dict[str, Any], settings: Settings) -> Call:
+    return EmbeddingsCall(EmbeddingsRequest.model_validate(body), settings)
+
+
+_BODIES: dict[str, type[CallBody]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingsRequest,
 }
 _CALLS: dict[str, Callable[[dict[str, Any], Settings], Call]] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
+    "/v1/embeddings": _embeddings,
 }

@@ -78,12 +78,12 @@ async def _answered(
     idempotency_key: IdempotencyKey | None,
     call: Call,
 ) -> Response:
-    accepted = await _submitted(request, gateway, key_id, idempotency_key, call)
+    accepted = await submitted(request, gateway, key_id, idempotency_key, call)
     headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
     is_keyed = idempotency_key is not None
     serving = Serving(gateway, request.scope, call, accepted, key_id, is_keyed=is_keyed)
     try:
-        if not call.body.stream:
+        if not call.body.is_streamed:
             whole = await until_hang_up(request.receive, serving.whole())
             return JSONResponse(whole, headers=headers)
         frames = serving.frames()
@@ -93,13 +93,18 @@ async def _answered(
         return Response(status_code=CLIENT_CLOSED)
 
 
-async def _submitted(
+async def submitted(
     request: Request,
     gateway: Gateway,
     key_id: str,
     idempotency_key: IdempotencyKey | None,
     call: Call,
 ) -> Accepted:
+    """Submit a call's jobs, and note for the response what its key has left.
+
+    Raises:
+        RequestError: They are not accepted.
+    """
     idempotency = None if idempotency_key is None else idempotency_key.of(call.body)
     try:
         accepted = await gateway.submitter.submit(
