@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from api.gateway import Gateway
 from api.job_request import JobRequest
 from api.openai.answer import Answer, Head
 from api.openai.chat_answer import ChatAnswer
@@ -22,6 +21,9 @@ from common.model_card import ModelCard
 from common.schemas import JobRecord, Prompt
 from common.settings import Settings
 from common.tool_calls.families import Family
+
+if TYPE_CHECKING:  # the gateway has parts that answer calls
+    from api.gateway import Gateway
 
 TAG = "<tool_call>"
 

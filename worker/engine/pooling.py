@@ -139,17 +139,25 @@ def _max_tokens(name: str, subfolder: str) -> int | None:
 
 def _read(name: str, file: str) -> Any:
     """The content of a JSON file of a checkpoint; None where there is no such file."""
-    path: str | Path | None = Path(name) / file
+    path = _find(name, file)
+    if path is None or not path.is_file():
+        return None
     try:
-        if not Path(name).is_dir():
-            path = cached_file(
-                name,
-                file,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        if path is None or not Path(path).is_file():
-            return None
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"model {name!r}: {file} cannot be read: {error}") from error
+
+
+def _find(name: str, file: str) -> Path | None:
+    if Path(name).is_dir():
+        return Path(name) / file
+    try:
+        path = cached_file(
+            name,
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None  # there is no such checkpoint; its config, which comes next, will tell why
+    return None if path is None else Path(path)
