@@ -82,6 +82,10 @@ class EmbeddingWorker:
             task.start()
         return self
 
+    def leave_alone(self) -> None:
+        """Take no more jobs."""
+        self._stop.set()
+
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._runner.drain()
