@@ -249,16 +249,17 @@ async def test_a_job_whose_worker_is_lost_is_computed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with openai_client(live.url) as openai:
-        with EmbeddingWorker(settings, model, "first") as first:
-            with first_batch_stalled(monkeypatch) as began:
-                asking = asyncio.create_task(openai.embeddings.create(model=MODEL, input=TEXTS))
-                await eventually(began.is_set)
-                [held] = first.held.all()
-                first.leave_alone()
-                first.held.drop(held, "lost")
-                assert first.claims.release(held.job_id, held.claim.nonce) == "requeued"
-                with EmbeddingWorker(settings, model, "second"):
-                    answer = await asking
+        # The batch goes on before the first worker is stopped, which waits for it.
+        first = EmbeddingWorker(settings, model, "first")
+        with first, first_batch_stalled(monkeypatch) as began:
+            asking = asyncio.create_task(openai.embeddings.create(model=MODEL, input=TEXTS))
+            await eventually(began.is_set)
+            [held] = first.held.all()
+            first.leave_alone()
+            first.held.drop(held, "lost")
+            assert first.claims.release(held.job_id, held.claim.nonce) == "requeued"
+            with EmbeddingWorker(settings, model, "second"):
+                answer = await asking
     rows = [ids_of(model, text) for text in TEXTS]
     assert_close([each.embedding for each in answer.data], expected(model, rows))
 
