@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -47,46 +48,42 @@ class EmbeddingsCall:
         tokenizers: Tokenizers,
         records: Sequence[JobRecord],
     ) -> EmbeddingsAnswer:
-        """Source: Call."""
-        return EmbeddingsAnswer(head.model, self._dimensions, is_packed=self._is_packed)
+        """The vectors of the ended job.
+
+        Raises:
+            InternalError: It has none.
+            InvalidRequestError: They do not have the size that was asked for.
+        """
+        [record] = records
+        found = record.embeddings
+        if found is None:
+            raise InternalError("The job has ended without its embeddings.")
+        if self._dimensions not in (None, found.size):  # nobody knew when it was accepted
+            raise InvalidRequestError(
+                f"dimensions must be {found.size}, the size of the embeddings of '{head.model}', "
+                f"or be left out; got {self._dimensions}.",
+                param="dimensions",
+            )
+        # There may be millions of numbers, and others wait for the event loop.
+        unpack = found.base64s if self._is_packed else found.floats
+        return EmbeddingsAnswer(head.model, await asyncio.to_thread(unpack))
 
 
 class EmbeddingsAnswer:
-    """The vectors, as numbers or packed. Source: Answer.
+    """The vectors, as numbers or packed. Source: Answer."""
 
-    Args:
-        model: Its id.
-        dimensions: The size that was asked for, if one was.
-    """
-
-    def __init__(self, model: str, dimensions: int | None, *, is_packed: bool) -> None:
+    def __init__(self, model: str, vectors: Sequence[list[float] | str]) -> None:
         self._model = model
-        self._dimensions = dimensions
-        self._is_packed = is_packed
+        self._vectors = vectors
 
     def whole(self, records: Sequence[JobRecord]) -> dict[str, Any]:
-        """The body for an ended job.
-
-        Raises:
-            InvalidRequestError: Its vectors do not have the size that was asked for.
-        """
-        [record] = records
-        if record.embeddings is None:
-            raise InternalError("The job has ended without its embeddings.")
-        found = record.embeddings
-        if self._dimensions not in (None, found.size):  # nobody knew when it was accepted
-            raise InvalidRequestError(
-                f"dimensions must be {found.size}, the size of the model's embeddings, or be left "
-                f"out; got {self._dimensions}.",
-                param="dimensions",
-            )
-        vectors: Sequence[Any] = found.base64s() if self._is_packed else found.floats()
-        num_tokens = record.prompt_tokens or 0
+        """Source: Answer."""
+        num_tokens = sum(record.prompt_tokens or 0 for record in records)
         return {
             "object": "list",
             "data": [
                 {"object": "embedding", "index": index, "embedding": vector}
-                for index, vector in enumerate(vectors)
+                for index, vector in enumerate(self._vectors)
             ],
             "model": self._model,
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},

@@ -107,7 +107,7 @@ def _embed_together(
     model: PreTrainedModel, pooling: Pooling, rows: Sequence[Sequence[int]]
 ) -> Tensor:
     longest = max(map(len, rows))
-    pad_id = model.config.get_text_config().pad_token_id or 0
+    pad_id = max(0, model.config.get_text_config().pad_token_id or 0)  # some say -1 for none
     ids = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
     mask_BT = torch.tensor(mask, device=model.device)
@@ -178,8 +178,9 @@ def _check_config(name: str, config: PreTrainedConfig) -> None:
             f"model {name!r} is an encoder with a decoder ({config.model_type}), which cannot make "
             "embeddings here"
         )
-    if getattr(config, "use_cache", None):
-        config.use_cache = False  # nothing is generated
+    for part in (config, config.get_text_config()):
+        if getattr(part, "use_cache", None):
+            part.use_cache = False  # nothing is generated
 
 
 def _vocab_size(model: PreTrainedModel) -> int:

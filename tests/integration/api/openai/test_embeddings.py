@@ -205,6 +205,15 @@ async def test_many_requests_are_answered_each_with_its_own(
     assert_close([answer.data[0].embedding for answer in answers], vectors)
 
 
+async def test_the_most_inputs_of_a_request_are_one_job(
+    openai: AsyncOpenAI, client: SyncRedis, model: Path
+) -> None:
+    answer = await openai.embeddings.create(model=MODEL, input=[[5 + i % 200] for i in range(2048)])
+    assert [each.index for each in answer.data] == list(range(2048))
+    assert_close(answer.data[2047].embedding, expected(model, [[5 + 2047 % 200]])[0])
+    assert len(job_ids(client)) == 1
+
+
 async def test_a_repeat_with_the_same_key_gets_the_same_answer_and_runs_once(
     openai: AsyncOpenAI, client: SyncRedis
 ) -> None:
