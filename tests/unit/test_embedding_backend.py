@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -208,12 +209,14 @@ def test_a_model_that_cannot_be_loaded_says_why_in_one_line(tmp_path: Path) -> N
         backend.load(lambda line: None)
 
 
-def test_a_closed_backend_has_no_model_and_can_be_told_things(
+def test_a_closed_backend_has_freed_its_model_and_can_be_told_things(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = Harness(model, monkeypatch)
+    weights = weakref.ref(harness.backend._loaded.model)
     harness.stop()
     harness.backend.close()
+    assert weights() is None
     harness.backend.abort("a")
     assert harness.backend.stats() is None
 
