@@ -82,6 +82,14 @@ class Metrics(_Answer):
     completion_tokens: int = Field(examples=[45])
     tokens_per_second: float = Field(examples=[19.57])
     time_to_first_token: float | None = Field(examples=[0.6])
+    prefill_time: float = Field(
+        description="From the first step of the prompt to the first token.", examples=[0.1]
+    )
+    decode_time: float = Field(description="From there to the end.", examples=[2.2])
+    batch_size: int = Field(
+        description="Sequences of the largest step that it was part of; 0 if it was in none.",
+        examples=[4],
+    )
     cached_tokens: int = Field(examples=[0])
     attempts: int = Field(examples=[1])
 
@@ -149,6 +157,31 @@ class FailedAnswer(_Answer):
     num_generated: int | None = None
     finish_reason: str | None = None
     model: str | None = None
+
+
+class AcceptedTask(_Answer):
+    """One of several accepted tasks."""
+
+    status: Status
+    task_id: str = Field(examples=[TASK_ID + "-0"])
+    status_url: str
+    result_url: str
+    stream_url: str
+    cancel_url: str
+
+
+class BatchSubmitAnswer(_Answer):
+    """Accepted tasks, in the order of the prompts."""
+
+    status: Literal["queued"]
+    message: str
+    tasks: list[AcceptedTask]
+
+
+class BatchGeneratedAnswer(_Answer):
+    """What was generated for each prompt, in their order."""
+
+    results: list[GeneratedAnswer | FailedAnswer]
 
 
 class CancelAnswer(_Answer):
@@ -234,6 +267,7 @@ _ERRORS = {
     422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
     503: "The queue is full, or Redis is away; see `Retry-After`.",
+    504: "The answer took longer than `WAIT_LIMIT_S`.",
 }
 
 

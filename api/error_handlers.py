@@ -57,7 +57,7 @@ def respond(
     all_headers = {**_headers_of(error), **rate_headers(scope), **(headers or {})}
     if _is_openai(scope):
         return JSONResponse(openai_body(error, scope), error.status, all_headers)
-    return JSONResponse(_native_body(error, scope), error.status, all_headers)
+    return JSONResponse(native_body(error, scope), error.status, all_headers)
 
 
 def openai_body(error: RequestError, scope: Scope) -> dict[str, Any]:
@@ -66,7 +66,8 @@ def openai_body(error: RequestError, scope: Scope) -> dict[str, Any]:
     return error_body(error, message, scope["state"].get("request_id"))
 
 
-def _native_body(error: RequestError, scope: Scope) -> dict[str, Any]:
+def native_body(error: RequestError, scope: Scope) -> dict[str, Any]:
+    """An error in the native shape, as an answer and as a stream's event."""
     body: dict[str, Any] = {
         "error": cut(error.message, MAX_MESSAGE_CHARS),
         "status_code": error.status,

@@ -22,6 +22,7 @@ from api.grammar_checker import GrammarChecker
 from api.http_metrics import HttpMetrics
 from api.limits import Limits
 from api.object_store import ObjectStore
+from api.openai.call_maker import CallMaker
 from api.reaper import Reaper
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
@@ -31,6 +32,7 @@ from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
 from common.file_records import FileRecords
 from common.fleet import FleetReader
+from common.forgetting import Forgetting
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
@@ -57,8 +59,10 @@ class Gateway:
     durability: DurabilityWatch
     canceller: Canceller
     attendance: Attendance
-    submitter: Submitter
+    forgetting: Forgetting
     tokenizers: Tokenizers
+    submitter: Submitter
+    calls: CallMaker
     files: Files
     batches: Batches
     batch_runner: BatchRunner
@@ -90,7 +94,8 @@ class Gateway:
         files = Files(FileRecords(redis), ObjectStore.at(settings))
         batches = Batches(redis, settings.lease_s)
         answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)
-        tools = Tools(settings, batches, files, jobs, submitter, poller, answers)
+        calls = CallMaker(settings, catalog, poller, tokenizers)
+        tools = Tools(settings, batches, files, jobs, submitter, calls, poller, answers)
         return cls(
             settings=settings,
             redis=redis,
@@ -104,8 +109,10 @@ class Gateway:
             durability=DurabilityWatch(redis),
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
+            forgetting=Forgetting(redis),
             tokenizers=tokenizers,
             submitter=submitter,
+            calls=calls,
             files=files,
             batches=batches,
             batch_runner=BatchRunner(tools),

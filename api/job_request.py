@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.schemas import DEFAULT_TOP_K, GenerateRequest, Strategy
+from api.schemas import (
+    DEFAULT_TOP_K,
+    BatchGenerateRequest,
+    GenerateRequest,
+    GenerationOptions,
+    Strategy,
+)
 from common.embeddings import Input
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
@@ -29,6 +35,7 @@ class JobRequest:
         group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
+        reply: What the route keeps with each job for its answers; None: nothing.
         inputs: What an embedding job embeds; None: the jobs generate.
         dimensions: The size that its vectors have to have; None: any.
     """
@@ -43,14 +50,27 @@ class JobRequest:
     is_rated: bool = True
     group_id: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
+    reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     dimensions: int | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
     """What the body of `POST /generate` asks for."""
+    return _request((_prompt_of(body),), body, settings)
+
+
+def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> JobRequest:
+    """What the body of `POST /batch/generate` asks for."""
+    prompts = tuple(Prompt(text=prompt, raw=body.raw) for prompt in body.prompts)
+    return _request(prompts, body, settings)
+
+
+def _request(
+    prompts: tuple[Prompt, ...], body: GenerationOptions, settings: Settings
+) -> JobRequest:
     return JobRequest(
-        prompts=(_prompt_of(body),),
+        prompts=prompts,
         sampling=_sampling_of(body, settings),
         is_seeded=body.seed is not None,
         model=body.model_name,
@@ -66,7 +86,7 @@ def _prompt_of(body: GenerateRequest) -> Prompt:
     return Prompt(text=body.prompt, raw=body.raw)
 
 
-def _sampling_of(body: GenerateRequest, settings: Settings) -> SamplingSpec:
+def _sampling_of(body: GenerationOptions, settings: Settings) -> SamplingSpec:
     temperature = settings.temperature if body.temperature is None else body.temperature
     top_p = settings.top_p if body.top_p is None else body.top_p
     temperature, top_p, top_k = by_strategy(body.strategy, temperature, top_p, body.top_k)

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import DeadlineExceededError, EngineError
 from common.fleet import Fleet
-from common.schemas import ChoiceResult, JobRecord, JobStatus
+from common.schemas import ChoiceResult, EngineTimings, JobRecord, JobStatus
 from common.token_logprobs import TokenLogprobs
 
 _MESSAGES = {
@@ -139,6 +139,7 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
     """
     processing_s = _between(record.started_ms, record.ended_ms)
     num_tokens = record.completion_tokens
+    timings = record.timings or EngineTimings()
     return {
         "queue_wait_time": _between(record.created_ms, record.started_ms or record.ended_ms),
         "processing_time": processing_s,
@@ -151,7 +152,10 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
             if record.first_token_ms is None
             else _between(record.created_ms, record.first_token_ms)
         ),
-        "cached_tokens": 0 if record.timings is None else record.timings.cached_tokens,
+        "prefill_time": round(timings.prefill_s, 3),
+        "decode_time": round(timings.decode_s, 3),
+        "batch_size": timings.batch_size,
+        "cached_tokens": timings.cached_tokens,
         "attempts": record.attempts,
     }
 

@@ -19,6 +19,7 @@ from api import error_handlers, openapi
 from api.gateway import Gateway
 from api.middleware import AccessLog, BodyLimit, Errors, HeadAsGet, RequestId, SecurityHeaders
 from api.routes import (
+    batch_generate,
     batches,
     files,
     generate,
@@ -28,6 +29,7 @@ from api.routes import (
     openai_embeddings,
     openai_generate,
     openai_models,
+    openai_responses,
     root,
     stats,
     stream,
@@ -38,8 +40,8 @@ from common import __version__, log
 from common.settings import Settings, load_settings
 
 _ROUTES = (
-    *(root, generate, tasks, stream, tokenize, models),
-    *(openai_generate, openai_embeddings, openai_models, files, batches),
+    *(root, generate, batch_generate, tasks, stream, tokenize, models),
+    *(openai_generate, openai_responses, openai_embeddings, openai_models, files, batches),
     *(stats, health, metrics),
 )
 _EXPOSED = [

@@ -1,4 +1,4 @@
-"""The `Prefer` request header: how long a client would like to wait for its answer.
+"""The `Prefer` request header: whether and how long a client would like to wait for its answer.
 
 Source:
     RFC 7240.
@@ -19,6 +19,12 @@ _PREFERENCE = re.compile(
         (?P<parameters>(?:\s*;(?:[^,"]|"(?:[^"\\]|\\.)*")*)?)\s*(?:,|$)""",
     re.VERBOSE | re.ASCII,
 )
+
+
+def is_async(headers: Sequence[str]) -> bool:
+    """Whether the client would rather not wait: `respond-async`."""
+    found = _PREFERENCE.finditer(",".join(headers))
+    return any(match["name"].lower() == "respond-async" for match in found)
 
 
 def wait_of(headers: Sequence[str]) -> int | None:

@@ -23,6 +23,7 @@ from pydantic import (
 from api.response_format import ResponseFormat
 from common.schemas import JobClass
 
+MAX_INT = 2**31 - 1
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -31,6 +32,7 @@ MAX_FIELDS = 64
 MAX_STOP_IDS = 1024
 MAX_LOGIT_BIASES = 1024
 MAX_LOGPROBS = 20
+MAX_PROMPTS = 128
 DEFAULT_TOP_K = 50
 
 _TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
@@ -92,7 +94,7 @@ StopTexts = Annotated[
 ]
 
 
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 LogitBias = Annotated[
     dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
     BeforeValidator(_by_token_id),
@@ -116,43 +118,35 @@ class ChatMessage(BaseModel):
     content: Text = Field(min_length=1, examples=["Tell me a story about a little dog."])
 
 
-class GenerateRequest(BaseModel):
-    """What to generate, and how."""
+class ModelChoice(BaseModel):
+    """Which model is meant, by either of two names of one field."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        json_schema_extra={
-            "examples": [
-                {
-                    "prompt": "Once upon a time",
-                    "max_tokens": 128,
-                    "temperature": 0.7,
-                    "top_p": 0.9,
-                    "user_id": "user-12345",
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
-    prompt: str | None = Field(
-        default=None,
-        min_length=1,
-        description="The text to answer. It goes through the model's chat template, unless `raw`.",
-    )
-    messages: list[ChatMessage] | None = Field(
-        default=None,
-        min_length=1,
-        fail_fast=True,
-        description="A conversation, in place of `prompt`.",
-    )
-    raw: bool = Field(default=False, description="Continue `prompt` as it is, without a template.")
+    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
+    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.model is not None and self.model_id not in (None, self.model):
+            raise ValueError("model and model_id are two names of one field; got different values")
+        return self
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that the request names, by either field."""
+        return self.model if self.model is not None else self.model_id
+
+
+class GenerationOptions(ModelChoice):
+    """How to generate, whatever the prompt."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
     max_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )
@@ -163,7 +157,7 @@ class GenerateRequest(BaseModel):
         default=None, ge=0, le=1, description="Nucleus mass; 0 is greedy. Default: TOP_P (0.9)."
     )
     top_k: int = Field(
-        default=0, ge=0, le=2**31, description="Draw from the k likeliest tokens; 0: from all."
+        default=0, ge=0, le=MAX_INT, description="Draw from the k likeliest tokens; 0: from all."
     )
     min_p: float = Field(
         default=0.0,
@@ -210,9 +204,11 @@ class GenerateRequest(BaseModel):
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     repetition_penalty: float = Field(default=1.0, ge=0.1, le=2, description="1 changes nothing.")
     ignore_eos: bool = Field(default=False, description="Go on after the model's end token.")
-    min_tokens: int = Field(default=0, ge=0, description="Tokens to generate at least.")
-    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
-    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
+    min_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens to generate at least. One above the default of `max_tokens` raises it.",
+    )
     user_id: NameText | None = Field(default=None, description="Your user, for your own tracking.")
     priority: JobClass = Field(default="normal", description="Which line to wait in.")
     timeout: float | None = Field(
@@ -233,7 +229,61 @@ class GenerateRequest(BaseModel):
         return body
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def _check_options(self) -> Self:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
+                f"{self.max_tokens}"
+            )
+        return self
+
+
+class _OnePrompt(BaseModel):
+    prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The text to answer. It goes through the model's chat template, unless `raw`.",
+    )
+    messages: list[ChatMessage] | None = Field(
+        default=None,
+        min_length=1,
+        fail_fast=True,
+        description="A conversation, in place of `prompt`.",
+    )
+    raw: bool = Field(default=False, description="Continue `prompt` as it is, without a template.")
+
+
+class _ManyPrompts(BaseModel):
+    prompts: list[Text] = Field(
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        fail_fast=True,
+        description="The texts to answer. Each goes through the chat template, unless `raw`.",
+        examples=[["Hello", "Goodbye"]],
+    )
+    raw: bool = Field(default=False, description="Continue them as they are, without a template.")
+
+
+# A class's fields come after those of the classes that stand to the right of it.
+class GenerateRequest(GenerationOptions, _OnePrompt):
+    """What to generate, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": "Once upon a time",
+                    "max_tokens": 128,
+                    "temperature": 0.7,
+                    "top_p": 0.9,
+                    "user_id": "user-12345",
+                }
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             came = "neither" if self.prompt is None else "both"
             raise ValueError(f"Exactly one of prompt and messages is expected; got {came}")
@@ -241,16 +291,15 @@ class GenerateRequest(BaseModel):
             raise ValueError("prompt must not be empty; got nothing but white space")
         if self.raw and self.messages is not None:
             raise ValueError("raw goes with prompt, not with messages")
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
-                f"{self.max_tokens}"
-            )
-        if self.model is not None and self.model_id not in (None, self.model):
-            raise ValueError("model and model_id are two names of one field; got different values")
         return self
 
-    @property
-    def model_name(self) -> str | None:
-        """The model that the request names, by either field."""
-        return self.model if self.model is not None else self.model_id
+
+class BatchGenerateRequest(GenerationOptions, _ManyPrompts):
+    """What to generate for each of several prompts, all in the same way."""
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> Self:
+        for index, prompt in enumerate(self.prompts):
+            if not (prompt if self.raw else prompt.strip()):
+                raise ValueError(f"prompts[{index}] must not be empty")
+        return self

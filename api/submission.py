@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
-from api.schemas import MAX_SEED
+from api.schemas import MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
@@ -28,7 +28,6 @@ from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
 from common.settings import Settings
 
-MAX_PROMPTS = 128
 """Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
@@ -144,6 +143,17 @@ class Submitter:
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
         return Accepted(group_id, jobs, answer)
 
+    async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
+        """What an earlier submission with this idempotency key became; None: there was none.
+
+        Raises:
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
+            RedisUnavailableError: Redis is away.
+        """
+        earlier = await self._jobs.replay(key_id, idempotency)
+        return None if earlier is None else _replayed(earlier)
+
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
         model = self._model(request)
         self._check_time(request.sampling)
@@ -158,6 +168,7 @@ class Submitter:
             request_id=request_id,
             user_id=request.user_id,
             metadata=request.metadata,
+            reply=request.reply,
         )
         if request.inputs is not None:
             _check_dimensions(card, request.dimensions)
@@ -211,8 +222,9 @@ class Submitter:
             return None, sampling
         ids = await self._tokenizers.encode(card, prompt)
         sampling.check_size(len(ids))
-        default = max(self._settings.max_new_tokens, sampling.min_tokens)
-        return ids, sampling.with_max_tokens(fit(card, len(ids), sampling.max_tokens, default))
+        default, least = self._settings.max_new_tokens, sampling.min_tokens
+        most = fit(card, len(ids), sampling.max_tokens, default, least)
+        return ids, sampling.with_max_tokens(most)
 
     def _model(self, request: JobRequest) -> str:
         entry = self._catalog.resolve(request.model)

@@ -6,35 +6,17 @@ Source:
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas import NameText, Text, TokenId
+from api.schemas import ModelChoice, Text, TokenId
 
 MAX_TEXTS = 1024
 MAX_TOKEN_IDS = 262_144
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-
-    model: NameText | None = Field(default=None, description="An id of `GET /models`.")
-    model_id: NameText | None = Field(default=None, description="Another name of `model`.")
-
-    @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        if self.model is not None and self.model_id not in (None, self.model):
-            raise ValueError("model and model_id are two names of one field; got different values")
-        return self
-
-    @property
-    def model_name(self) -> str | None:
-        """The model that the request names, by either field."""
-        return self.model if self.model is not None else self.model_id
-
-
-class _EncodeRequest(_Request):
+class _EncodeRequest(ModelChoice):
     add_special_tokens: bool = Field(
         default=False,
         description="Add the tokens that the model's tokenizer puts around a text, as `/generate` "
@@ -59,7 +41,7 @@ class BatchTokenizeRequest(_EncodeRequest):
     )
 
 
-class DetokenizeRequest(_Request):
+class DetokenizeRequest(ModelChoice):
     """Tokens to be put together."""
 
     token_ids: list[TokenId] = Field(

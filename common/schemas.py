@@ -5,7 +5,7 @@ Knows nothing about HTTP and nothing about Redis commands: a record is a flat ma
 Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt | inputs, stream_token request_id
              user_id metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
-             n (where it is to have several choices)
+             n (where it is to have several choices), reply (a route's own, never read here)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
@@ -103,6 +103,7 @@ class JobSpec:
             then the worker that claims the job encodes `prompt` by the same function.
         prompt: The prompt as it came; kept only where `prompt_ids` is None.
         stream_token: Opens this job's stream, and nothing else, without a key.
+        reply: What the route keeps for its answers, packed by itself.
         inputs: What an embedding job embeds, in place of a prompt: token ids, or texts where no
             worker has announced the model yet. None: the job generates.
     """
@@ -118,6 +119,7 @@ class JobSpec:
     prompt: Prompt | None = None
     user_id: str | None = None
     metadata: dict[str, str] | None = None
+    reply: str | None = None
     inputs: tuple[Input, ...] | None = None
 
     def to_fields(self) -> dict[str, str]:
@@ -141,11 +143,9 @@ class JobSpec:
             record["inputs"] = pack_inputs(self.inputs)
             if (num_tokens := count_tokens(self.inputs)) is not None:
                 record["prompt_tokens"] = str(num_tokens)
-        if self.user_id is not None:
-            record["user_id"] = self.user_id
-        if self.metadata is not None:
-            record["metadata"] = _dump(self.metadata)
-        return record
+        metadata = None if self.metadata is None else _dump(self.metadata)
+        texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
+        return record | {name: text for name, text in texts.items() if text is not None}
 
 
 def member_ids(group_id: str, count: int) -> list[str]:
@@ -274,6 +274,7 @@ class JobRecord:
     error_message: str | None = None
     cancel_requested: bool = False
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
 
@@ -308,6 +309,7 @@ class JobRecord:
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
             prompt_logprobs=_prompt_logprobs(record.get("prompt_logprobs")),
+            reply=record.get("reply"),
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
         )

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         description="auto, float32, bfloat16, float16 or int8 (weights, on a CPU). auto: the "
         "checkpoint's on a GPU; on a CPU float32 below 200 M parameters, else bfloat16.",
     )
+    cpu_kernels: Literal["auto", "torch"] = Field(
+        default="auto",
+        description="On a CPU. auto: kernels that a worker compiles at its first start, where "
+        "there is a C++ compiler, else torch's; torch: torch's alone.",
+    )
     max_batch_size: int = Field(
         default=8, ge=1, le=1024, description="Jobs of one model that one worker runs at once."
     )

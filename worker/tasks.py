@@ -206,9 +206,9 @@ class JobRunner:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
         sampling = record.sampling
         sampling.check_size(len(prompt_ids))
-        default = max(self._default_max_tokens, sampling.min_tokens)
-        num_tokens = fit(encoder.card, len(prompt_ids), sampling.max_tokens, default)
-        return _Work(prompt_ids, num_tokens)
+        default, least = self._default_max_tokens, sampling.min_tokens
+        most = fit(encoder.card, len(prompt_ids), sampling.max_tokens, default, least)
+        return _Work(prompt_ids, most)
 
     def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(

@@ -21,10 +21,11 @@ from api.background import end
 from api.batches.answers import LineAnswers
 from api.batches.lines import InputLine, LineReader, count_lines
 from api.batches.parts import Kind, assemble, discard
-from api.batches.requests import LineError, LineRequest, custom_id_of, parse_line
+from api.batches.requests import LineError, LineRequest, custom_id_of, read_line
 from api.batches.results import Results, told_of
 from api.files import Files, path_of
 from api.fleet_poller import FleetPoller
+from api.openai.call_maker import CallMaker
 from api.submission import Submitter
 from common.batch_store import Batches, BatchLostError, BatchStatus, Step, TakenBatch
 from common.errors import FileStoreError, QueueFullError, RedisUnavailableError, RequestError
@@ -54,6 +55,7 @@ class Tools:
     files: Files
     jobs: Submissions
     submitter: Submitter
+    calls: CallMaker
     poller: FleetPoller
     answers: LineAnswers
 
@@ -165,7 +167,7 @@ class BatchDriver:
             line = await self._next(reader)
             assert line is not None, "the input was longer"
             if line.number in self._reopened:
-                self._begin(line)
+                await self._begin(line)
             elif (name := custom_id_of(line)) is not None:
                 self._names.add(name)
 
@@ -212,7 +214,7 @@ class BatchDriver:
             fields = {"cursor": reader.cursor, "line": reader.number}
             await self._take_step(Step(fields, opened=[line.number for line in lines]))
             for each in lines:
-                self._begin(each)
+                await self._begin(each)
         return has_more
 
     async def _next(self, reader: LineReader) -> InputLine | None:
@@ -220,10 +222,11 @@ class BatchDriver:
             await asyncio.sleep(0)
         return await self._patiently(reader.next)
 
-    def _begin(self, line: InputLine) -> None:
+    async def _begin(self, line: InputLine) -> None:
         try:
             self._check_name(custom_id_of(line))
-            request = parse_line(line, self._record.endpoint, self._tools.settings)
+            read = partial(read_line, line, self._record.endpoint, self._tools.calls)
+            request = await self._patiently(read)
         except LineError as error:
             self._results.add_malformed(line.number, error)
         else:

@@ -7,26 +7,28 @@ Source:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.batches.lines import MAX_LINE_BYTES, InputLine
-from api.openai.calls import Call, ChatCall, CompletionCall
+from api.openai.call_maker import CallMaker
+from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
-from api.openai.embeddings_call import EmbeddingsCall
 from api.openai.embeddings_request import EmbeddingsRequest
-from api.openai.fields import CallBody
 from api.validation_message import explain, shown
 from common.errors import InvalidRequestError
-from common.settings import Settings
-from common.tool_calls.families import Family
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Body = ChatRequest | CompletionRequest | EmbeddingsRequest
 MAX_CUSTOM_ID_CHARS = 512
+_BODIES: dict[str, type[ChatRequest] | type[CompletionRequest] | type[EmbeddingsRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingsRequest,
+}
 
 
 class _Line(BaseModel):
@@ -66,37 +68,45 @@ class LineError(Exception):
         self.custom_id = custom_id
 
 
-def parse_line(line: InputLine, endpoint: str, settings: Settings) -> LineRequest:
-    """The call of a line.
+async def read_line(line: InputLine, endpoint: str, calls: CallMaker) -> LineRequest:
+    """What a line asks for.
 
     Raises:
         LineError: It is malformed.
+        RedisUnavailableError: Redis is away.
     """
     parsed = _parsed(line)
-    if parsed.url != endpoint:
-        raise LineError(
-            "mismatched_url",
-            f"url must be {endpoint}, as the batch's endpoint; got {shown(parsed.url)}.",
-            "url",
-            parsed.custom_id,
-        )
     try:
-        call = _CALLS[endpoint](parsed.body, settings)
-    except ValidationError as error:
-        message, param = explain(error.errors(), _BODIES[endpoint].model_fields)
-        raise LineError("invalid_request", message, param, parsed.custom_id) from error
+        call = await calls.of(_body_of(parsed, endpoint))
     except InvalidRequestError as error:
         raise LineError(error.code, error.message, error.param, parsed.custom_id) from error
-    if call.body.is_streamed:
+    # What is waited for goes first, and a batch counted when it was created.
+    call.job = replace(call.job, job_class="low", is_rated=False)
+    return LineRequest(parsed.custom_id, call)
+
+
+def _body_of(line: _Line, endpoint: str) -> Body:
+    if line.url != endpoint:
+        raise LineError(
+            "mismatched_url",
+            f"url must be {endpoint}, as the batch's endpoint; got {shown(line.url)}.",
+            "url",
+            line.custom_id,
+        )
+    kind = _BODIES[endpoint]
+    try:
+        body = kind.model_validate(line.body)
+    except ValidationError as error:
+        message, param = explain(error.errors(), kind.model_fields)
+        raise LineError("invalid_request", message, param, line.custom_id) from error
+    if body.is_streamed:
         raise LineError(
             "invalid_request",
             "stream must be false: the answers of a batch are in its output file.",
             "stream",
-            parsed.custom_id,
+            line.custom_id,
         )
-    # What is waited for goes first, and a batch counted when it was created.
-    call.job = replace(call.job, job_class="low", is_rated=False)
-    return LineRequest(parsed.custom_id, call)
+    return body
 
 
 def custom_id_of(line: InputLine) -> str | None:
@@ -124,27 +134,3 @@ def _parsed(line: InputLine) -> _Line:
     except ValidationError as error:
         message, param = explain(error.errors(), _Line.model_fields)
         raise LineError("invalid_line", message, param, custom_id_of(line)) from error
-
-
-def _chat(body: dict[str, Any], settings: Settings) -> Call:
-    return ChatCall(ChatRequest.model_validate(body), settings, Family.GENERIC)
-
-
-def _completion(body: dict[str, Any], settings: Settings) -> Call:
-    return CompletionCall(CompletionRequest.model_validate(body), settings)
-
-
-def _embeddings(body: dict[str, Any], settings: Settings) -> Call:
-    return EmbeddingsCall(EmbeddingsRequest.model_validate(body), settings)
-
-
-_BODIES: dict[str, type[CallBody]] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/embeddings": EmbeddingsRequest,
-}
-_CALLS: dict[str, Callable[[dict[str, Any], Settings], Call]] = {
-    "/v1/chat/completions": _chat,
-    "/v1/completions": _completion,
-    "/v1/embeddings": _embeddings,
-}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from api.job_request import JobRequest
 from api.openai.answer import Answer, Head
@@ -16,14 +15,11 @@ from api.openai.fields import CallBody
 from api.openai.job_requests import chat_job, completion_job
 from api.token_texts import TokenTexts
 from api.tokenizers import Tokenizers
-from common.errors import InternalError, ModelNotFoundError
+from common.errors import InternalError
 from common.model_card import ModelCard
 from common.schemas import JobRecord, Prompt
 from common.settings import Settings
 from common.tool_calls.families import Family
-
-if TYPE_CHECKING:  # the gateway has parts that answer calls
-    from api.gateway import Gateway
 
 TAG = "<tool_call>"
 
@@ -70,22 +66,6 @@ class ChatCall:
         [prompt] = self.job.prompts
         self._has_tools = prompt.tools is not None
 
-    @classmethod
-    async def of(cls, body: ChatRequest, gateway: Gateway) -> ChatCall:
-        """The call that a body asks for.
-
-        Raises:
-            InvalidRequestError: Something is wrong with the messages or the tools.
-            RedisUnavailableError: Redis is away.
-        """
-        family = Family.GENERIC
-        if body.tools:
-            # Whether there is such a model is for the submission to say: a repeat may do without.
-            with suppress(ModelNotFoundError):
-                card = await gateway.poller.card(gateway.catalog.resolve(body.model).model)
-                family = await _family(card, gateway.tokenizers)
-        return cls(body, gateway.settings, family)
-
     async def answer(
         self,
         head: Head,
@@ -109,7 +89,7 @@ class ChatCall:
         if grammar is not None and TAG in grammar.text:
             # Forced, perhaps before it was known how this model would write them itself.
             return Family.GENERIC
-        return await _family(card, tokenizers)
+        return await family_of(card, tokenizers)
 
 
 class CompletionCall:
@@ -149,7 +129,8 @@ class CompletionCall:
         return Echo(texts.decode(ids) if prompt.text is None else prompt.text, ids)
 
 
-async def _family(card: ModelCard | None, tokenizers: Tokenizers) -> Family:
+async def family_of(card: ModelCard | None, tokenizers: Tokenizers) -> Family:
+    """How a model writes its calls of tools; of one that no worker has announced, our own way."""
     return Family.GENERIC if card is None else (await tokenizers.encoder(card)).family
 
 

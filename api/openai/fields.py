@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from api.schemas import (
     MAX_FIELDS,
+    MAX_INT,
     MAX_METADATA,
     MAX_SEED,
     MAX_STOP_IDS,
@@ -109,7 +110,7 @@ class OpenAIRequest(CallBody):
     max_tokens: int | None = Field(
         default=None,
         ge=0,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )
@@ -145,7 +146,7 @@ class OpenAIRequest(CallBody):
     top_k: int | None = Field(
         default=None,
         ge=0,
-        le=2**31,
+        le=MAX_INT,
         description="Draw from the k likeliest tokens; 0: from all. Default: 50.",
     )
     min_p: float | None = Field(

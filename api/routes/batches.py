@@ -19,6 +19,7 @@ from api.batch_schemas import WINDOW_MS, BatchAnswer, BatchesAnswer, BatchReques
 from api.dependencies import GatewayDep, ReaderId, SubmitterId
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
 from api.openai.answers import errors
+from api.pages import page_view
 from api.validation_message import cut, printable
 from common.batch_store import BatchSpec
 from common.errors import BatchNotFoundError, InvalidRequestError, StoredFileNotFoundError
@@ -80,15 +81,7 @@ async def list_batches(
     """Newest first."""
     found, has_more = await gateway.batches.page(key_id, limit=limit, after=after)
     data = [batch_view(record) for record in found]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": has_more,
-        }
-    )
+    return JSONResponse(page_view(data, has_more=has_more))
 
 
 BatchId = Annotated[str, Path(description="As the submission gave it.")]

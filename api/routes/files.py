@@ -19,6 +19,7 @@ from api.dependencies import GatewayDep, ReaderId
 from api.file_schemas import DeletedFileAnswer, FileAnswer, FilesAnswer, file_view
 from api.files import MAX_NAME_CHARS
 from api.openai.answers import errors
+from api.pages import page_view
 from api.upload import chunks_of
 from api.validation_message import cut, printable, shown
 from common.errors import InvalidRequestError, StoredFileNotFoundError
@@ -95,15 +96,7 @@ async def list_files(
         key_id, limit=limit, order=order, after=after, purpose=purpose
     )
     data = [file_view(record) for record in found]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": has_more,
-        }
-    )
+    return JSONResponse(page_view(data, has_more=has_more))
 
 
 FileId = Annotated[str, Path(description="As the upload gave it.")]

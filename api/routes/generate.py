@@ -10,14 +10,14 @@ from fastapi.responses import JSONResponse
 from api.answers import GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
-from api.idempotency import REPLAYED, IdempotencyKeyHeader
+from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
-from api.limits import rate_headers
 from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
-from common.errors import RateLimitError, RedisUnavailableError
+from api.submitting import headers_of, submitted, task_links
+from common.errors import RedisUnavailableError
 from common.schemas import JobStatus
 
 POLL_AFTER_S = "1"
@@ -62,20 +62,11 @@ async def generate(
     the first time, and where that is by now.
     """
     wait_s = wait_of(request.headers.getlist("prefer"))
-    try:
-        accepted = await gateway.submitter.submit(
-            generate_request(body, gateway.settings),
-            key_id,
-            request.state.request_id,
-            None if idempotency_key is None else idempotency_key.of(body),
-        )
-    except RateLimitError as error:
-        request.state.rate = gateway.limits.refused(error)
-        raise
+    idempotency = None if idempotency_key is None else idempotency_key.of(body)
+    job_request = generate_request(body, gateway.settings)
+    accepted = await submitted(request, gateway, key_id, idempotency, job_request)
     [job] = accepted.jobs
-    request.state.task_id = job.job_id
-    request.state.rate = gateway.limits.submitted(accepted.answer)
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
+    headers = headers_of(request, accepted)
     if wait_s is not None:
         result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:
@@ -97,19 +88,14 @@ async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[s
 def _accepted(
     request: Request, accepted: Accepted, more_headers: Mapping[str, str]
 ) -> JSONResponse:
-    base = str(request.base_url).rstrip("/")
     [job] = accepted.jobs
-    task_id, status = job.job_id, job.status
-    status_url = f"{base}/status/{task_id}"
+    links = task_links(request, job)
     body = {
-        "status": status,
-        "task_id": task_id,
-        "message": MESSAGE if status is JobStatus.QUEUED else status_message(status),
-        "status_url": status_url,
-        "result_url": f"{base}/result/{task_id}",
-        "stream_url": f"{base}/stream/{task_id}?token={job.stream_token}",
-        "cancel_url": f"{base}/tasks/{task_id}/cancel",
+        "status": job.status,
+        "task_id": job.job_id,
+        "message": MESSAGE if job.status is JobStatus.QUEUED else status_message(job.status),
+        **links,
         "queue_position": accepted.answer.queue_position,
     }
-    headers = {"Location": status_url, "Retry-After": POLL_AFTER_S, **more_headers}
+    headers = {"Location": links["status_url"], "Retry-After": POLL_AFTER_S, **more_headers}
     return JSONResponse(body, 202, headers)

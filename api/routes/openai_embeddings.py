@@ -7,15 +7,15 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.answering import CLIENT_CLOSED
 from api.dependencies import GatewayDep, SubmitterId
 from api.hang_up import ClientGoneError, until_hang_up
-from api.idempotency import REPLAYED, IdempotencyKeyHeader
-from api.limits import rate_headers
+from api.idempotency import IdempotencyKeyHeader
 from api.openai.answers import EmbeddingsList, errors
-from api.openai.embeddings_call import EmbeddingsCall, rendered
+from api.openai.embeddings_call import rendered
 from api.openai.embeddings_request import EmbeddingsRequest
 from api.openai.serving import Serving
-from api.routes.openai_generate import CLIENT_CLOSED, submitted
+from api.submitting import headers_of, submitted
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -38,14 +38,14 @@ async def embeddings(
     A client that hangs up cancels its request, unless it has an `Idempotency-Key`: then it may come
     back for the answer within half a minute.
     """
-    call = EmbeddingsCall(body, gateway.settings)
-    accepted = await submitted(request, gateway, key_id, idempotency_key, call)
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
-    is_keyed = idempotency_key is not None
+    call = await gateway.calls.of(body)
+    idempotency = None if idempotency_key is None else idempotency_key.of(call.body)
+    accepted = await submitted(request, gateway, key_id, idempotency, call.job)
+    is_keyed = idempotency is not None
     serving = Serving(gateway, request.scope, call, accepted, key_id, is_keyed=is_keyed)
     try:
         whole = await until_hang_up(request.receive, serving.whole())
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
     content = await asyncio.to_thread(rendered, whole)
-    return Response(content, headers=headers, media_type="application/json")
+    return Response(content, headers=headers_of(request, accepted), media_type="application/json")

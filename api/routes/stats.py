@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from api.answers import errors
 from api.dependencies import GatewayDep, ReaderId
 from api.fleet_stats import GatewayView, engine_stats_view, metrics_view
 from api.gateway import Gateway
+from api.openai.answers import errors
 from api.stats_answers import EngineStatsAnswer, MetricsAnswer
 from common.errors import RedisUnavailableError
 from common.fleet import Fleet

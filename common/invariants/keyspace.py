@@ -26,12 +26,12 @@ FAMILIES = {
     keys.CARD: "string",
     keys.TOKENIZER: "string",
     keys.WORKER: "string",
+    keys.TALLIES: "hash",
     keys.FILE: "hash",
     keys.FILES: "zset",
     keys.BATCH: "hash",
     keys.BATCHES: "zset",
     keys.BATCH_LINES: "set",
-    keys.TALLIES: "hash",
 }
 """Types of the keys that begin with each of these."""
 SINGLES = {

@@ -134,8 +134,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             budget.admit(arg)
         if isinstance(owner, str):
             args = builtins.check_method(budget, owner, __obj.__name__, args, named)
-        elif isinstance(__obj, Macro):
-            budget.admit(args)  # they are its `varargs`
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:

@@ -20,7 +20,7 @@ end
 -- Count a job that has just ended. Its record holds all that its end has brought.
 local function tally_end(id, status, generation_tokens)
   local job = redis.call('HMGET', KEY.JOB .. id, 'model', 'created_ms', 'started_ms',
-    'first_token_ms', 'ended_ms', 'requeued_ms', 'pos:0', 'prompt_tokens', 'timings')
+    'first_token_ms', 'ended_ms', 'requeued_ms', 'n', 'prompt_tokens', 'timings')
   local tally, created_ms, was_requeued = KEY.TALLIES .. job[1], tonumber(job[2]), job[6]
   local edges = edges_us()
 
@@ -51,7 +51,7 @@ local function tally_end(id, status, generation_tokens)
   if job[4] then
     observe('time_to_first_token:', 'time_to_first_token:sum', since_submit_us(job[4]))
   end
-  if job[4] or status == 'completed' then  -- without a token: scored or embedded
+  if job[4] or status == 'completed' then  -- or it was read to be scored or embedded
     add('tokens:prompt', tonumber(job[8] or 0))
   end
   if job[4] and job[9] then
@@ -60,8 +60,13 @@ local function tally_end(id, status, generation_tokens)
     add('tokens:cached', timings.cached_tokens)
     observe('prefill:', 'prefill:sum', timings.prefill_s * 1e6)
     observe('decode:', 'decode:sum', decode_us)
-    -- Of choice 0; the decode time is that of the last attempt, the tokens are those of all.
-    local num_gaps = tonumber(job[7] or 0) - 1
+    -- Of the choice that ran longest; the decode time is that of the last attempt, the tokens are
+    -- those of all.
+    local num_gaps = -1
+    for choice = 0, tonumber(job[7] or 1) - 1 do
+      local committed = tonumber(redis.call('HGET', KEY.JOB .. id, 'pos:' .. choice) or 0)
+      num_gaps = math.max(num_gaps, committed - 1)
+    end
     if num_gaps > 0 and not was_requeued then
       observe('inter_token:', 'inter_token:sum', decode_us / num_gaps, num_gaps)
     end

@@ -17,7 +17,7 @@ _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", *_ARGUMENTS, "id", "type")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
-_SCALAR = re.compile(r"-?[0-9][0-9.eE+-]*|[a-z]+")
+_SCALAR = re.compile(r"[-+.0-9A-Za-z]+")
 _IN_STRING = re.compile(r'["\\]')
 _OUTSIDE = re.compile(r'["{}\[\]]')
 

@@ -17,7 +17,8 @@ from common.schemas import (
     TokenEvent,
     unpack_event,
 )
-from tests.integration.test_worker import TIMEOUT_S, WorkerUnderTest, submit
+from tests.integration.submitting import submit
+from tests.integration.test_worker import TIMEOUT_S, WorkerUnderTest
 from worker.backends.base import BackendEnd
 
 ERROR = BackendEnd(JobStatus.FAILED, "error", error_type="EngineError", error_message="why")
@@ -212,7 +213,7 @@ def test_a_prompt_with_too_many_logprobs_fails_its_job_alone(worker: WorkerUnder
     sampling = asking(1, n=1, prompt_logprobs=20)
     job_id = submit(worker.client, sampling=sampling, prompt_ids=(1,) * 3121)
     worker.client.delete(keys.permits("m"))
-    worker.runner.run_next()
+    worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "InvalidRequestError")
     assert "3121 tokens" in (record.error_message or "")

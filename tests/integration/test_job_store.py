@@ -178,7 +178,7 @@ async def test_a_finish_that_misses_tokens_says_how_many_redis_has(bench: Bench)
     claim = bench.claim()
     bench.append(claim, 0, 5)
     outcome = Outcome(JobStatus.COMPLETED, (ChoiceResult("ab", (5, 6), "stop"),), ("",))
-    assert bench.claims.finish(job_id, claim.nonce, outcome, 0) == 1
+    assert bench.claims.finish(job_id, claim.nonce, outcome, 0) == (0, 1)
     assert (await bench.record(job_id)).status is JobStatus.PROCESSING
 
 

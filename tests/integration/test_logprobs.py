@@ -13,7 +13,8 @@ from common.sampling import SamplingSpec
 from common.schemas import TokenEvent, unpack_event
 from common.token_logprobs import TokenLogprobs
 from tests.integration.stores import KEY, Bench
-from tests.integration.test_worker import TIMEOUT_S, WorkerUnderTest, submit
+from tests.integration.submitting import submit
+from tests.integration.test_worker import TIMEOUT_S, WorkerUnderTest
 
 
 @pytest.fixture

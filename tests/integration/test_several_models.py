@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from common import keys
-from common.connection import Script, SyncRedis, connect
+from common.connection import SyncRedis, connect
 from common.errors import ModelLoadError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
 from common.job_store import Claims
 from common.model_catalog import CatalogEntry
 from common.reaping import Reaping
-from common.sampling import SamplingSpec
-from common.schemas import JobRecord, JobSpec, JobStatus
+from common.schemas import JobRecord, JobStatus
 from common.settings import Settings
 from tests.fakes import FakeBackend
+from tests.integration.submitting import submit as submit_job
 from worker import residency
 from worker.backends.base import MemoryShare
 from worker.held_jobs import HeldJobs
@@ -34,21 +33,7 @@ TIMEOUT_S = 20
 
 
 def submit(client: SyncRedis, model: str, max_tokens: int = 3) -> str:
-    job = JobSpec(
-        job_id=str(uuid.uuid4()),
-        key_id="k",
-        model=model,
-        job_class="normal",
-        sampling=SamplingSpec(max_tokens=max_tokens, time_limit_s=60, seed=1),
-        stream_token="t",
-        request_id="r",
-        prompt_ids=(1, 2),
-    )
-    fields = [part for pair in job.to_fields().items() for part in pair]
-    Script("submit").call(
-        *(client, job.job_id, "k", model, "normal", 1000, 1000, 1000, "", "", *fields)
-    )
-    return job.job_id
+    return submit_job(client, max_tokens, model=model)
 
 
 class Worker:

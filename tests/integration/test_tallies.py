@@ -148,3 +148,18 @@ async def test_no_figure_ever_goes_back(bench: Bench) -> None:
         assert all(now.get(name, 0) >= value for name, value in before.items())
         assert sum(now.values()) > sum(before.values())
         before = now
+
+
+async def test_a_gap_between_tokens_is_one_of_the_choice_that_ran_longest(bench: Bench) -> None:
+    job_id = await bench.submit(n=2)
+    claim = bench.claim()
+    bench.append(claim, 0, 0)
+    for position in range(5):
+        bench.append(claim, position, position, choice=1)
+    choices = tuple(ChoiceResult(text(n), tuple(range(n)), "stop") for n in (1, 5))
+    timings = EngineTimings(decode_s=0.08)
+    outcome = Outcome(JobStatus.COMPLETED, choices, ("", ""), 3, timings)
+    assert bench.claims.finish(job_id, claim.nonce, outcome, 5) is None
+    found = await tally(bench)
+    assert (found.tokens["generation"], counts(found)["inter_token"]) == (6, 4)
+    assert found.latency("inter_token").sum_us == 80_000

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
 from common import keys
-from common.connection import Script, SyncRedis, connect
+from common.connection import connect
 from common.errors import ModelLoadError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter
@@ -18,10 +16,8 @@ from common.job_store import Claim, Claims
 from common.model_catalog import CatalogEntry
 from common.prompt import PromptEncoder
 from common.reaping import Reaping
-from common.sampling import SamplingSpec
 from common.schemas import (
     JobRecord,
-    JobSpec,
     JobStatus,
     Outcome,
     Prompt,
@@ -31,6 +27,7 @@ from common.schemas import (
 )
 from common.settings import Settings
 from tests.fakes import FakeBackend, byte_tokenizer, fake_card
+from tests.integration.submitting import submit
 from tests.redis_server import RedisServer
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
@@ -115,27 +112,6 @@ class WorkerUnderTest:
             event = unpack_event(entry["d"])
             text += "".join(event.texts) if isinstance(event, TokenEvent) else event.tails[0]
         return text
-
-
-def submit(client: SyncRedis, max_tokens: int | None = 3, **changes: Any) -> str:
-    values: dict[str, Any] = {
-        "job_id": str(uuid.uuid4()),
-        "key_id": "k",
-        "model": "m",
-        "job_class": "normal",
-        "sampling": SamplingSpec(max_tokens=max_tokens, time_limit_s=60, seed=1),
-        "stream_token": "t",
-        "request_id": "r",
-        "prompt_ids": (1, 2),
-    }
-    job = JobSpec(**(values | changes))
-    fields = [part for pair in job.to_fields().items() for part in pair]
-    Script("submit").call(
-        client,
-        *(job.job_id, "k", "m", job.job_class, 100, 1000, 1000, 1, "", ""),
-        *(job.job_id, len(fields) // 2, *fields),
-    )
-    return job.job_id
 
 
 @pytest.fixture

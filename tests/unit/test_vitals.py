@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from common.fleet import WorkerInfo
+from common.sampling import SamplingSpec
 from common.vitals import GpuVitals, Vitals
 from tests.fakes import FakeBackend
 from worker import vitals
@@ -188,7 +189,8 @@ def test_the_share_of_the_cores_is_known_to_whichever_thread_asks(
 
 def test_engines_are_told_by_model_once_they_are_loaded() -> None:
     busy = FakeBackend()
-    busy.submit(BackendJob("run", (1,), None, "normal"))  # type: ignore[arg-type]
+    sampling = SamplingSpec(max_tokens=2, time_limit_s=60, seed=1)
+    busy.submit(BackendJob("run", (1,), sampling, "normal"))
     engines = VitalSigns().read({"a": busy, "b": GpuBackend(loaded=False)}).engines
     assert {model: engine.num_running for model, engine in engines.items()} == {"a": 1}
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.engine.attention import Rules, Step
+from worker.engine.kernel_layer import KernelLayer
+from worker.engine.kernel_linear import KernelLinear
 from worker.engine.linear import CpuLinear, FusedPart, Int8Linear, PackedLinear
 
 _LAYERS = frozenset(
@@ -87,10 +89,13 @@ class _FusedForward:
         config = attention.config
         self._num_heads: int = config.num_attention_heads
         self._num_kv_heads: int = config.num_key_value_heads
+        self._head_counts = [self._num_heads, self._num_kv_heads, self._num_kv_heads]
         self._head_norm = _head_norm(attention, self._num_heads, self._num_kv_heads)
         # Mistral's layers all take the configuration's; those of the others have one or none.
         holder = config if type(layer).__name__.startswith("Mistral") else attention
         self._rules = Rules(attention.scaling, getattr(holder, "sliding_window", None))
+        gate_up = _join([mlp.gate_proj, mlp.up_proj])
+        self._kernels = KernelLayer.of(layer, self._qkv, self._out, gate_up, self._down)
 
     def __call__(self, hidden_states: Tensor, *others: Any, **named: Any) -> Tensor:
         step: Step | None = named.get("baton")
@@ -98,10 +103,24 @@ class _FusedForward:
             usual: Tensor = self._usual(hidden_states, *others, **named)
             return usual
         stream_TE = hidden_states[0]
+        if self._kernels is not None:
+            return self._by_kernels(self._kernels, stream_TE, step, named["position_embeddings"])
         seen_TE = self._attend(self._norm_in(stream_TE), step, named["position_embeddings"])
         stream_TE = self._out.plus(seen_TE, stream_TE)
         gate, up = self._gate_up(self._norm_mlp(stream_TE))
         return self._down.plus(self._activation(gate) * up, stream_TE)[None]
+
+    def _by_kernels(
+        self,
+        kernels: KernelLayer,
+        stream_TE: Tensor,
+        step: Step,
+        embeddings: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        all_NTD = kernels.begin(stream_TE, embeddings).transpose(0, 1)
+        query_HTD, key_KTD, value_KTD = all_NTD.split_with_sizes(self._head_counts)
+        seen_THD = step.attend(self._layer, query_HTD, key_KTD, value_KTD, self._rules)
+        return kernels.end(seen_THD, stream_TE)[None]
 
     def _attend(self, normed_TE: Tensor, step: Step, embeddings: tuple[Tensor, Tensor]) -> Tensor:
         num_tokens, num_both = len(normed_TE), self._num_heads + self._num_kv_heads
@@ -151,7 +170,7 @@ def _join(linears: Sequence[Any]) -> CpuLinear:
     first = linears[0]
     if isinstance(first, FusedPart):
         return first.fused.linear
-    if isinstance(first, PackedLinear | Int8Linear):
+    if isinstance(first, PackedLinear | Int8Linear | KernelLinear):
         return first
     return _Joined(linears)
 

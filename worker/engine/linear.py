@@ -7,7 +7,7 @@ Shape suffixes (this file): T = tokens; I = input features; O = output features;
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,10 @@ class CpuLinear(Protocol):
     def plus(self, input_TI: Tensor, other_TO: Tensor) -> Tensor:
         """Return input @ weight.T + bias + other."""
         ...
+
+
+LinearKind = Callable[[Tensor, Tensor | None], CpuLinear]
+"""Makes a layer of a weight (O, I) and a bias (O,) or None."""
 
 
 class PackedLinear(nn.Module):
@@ -153,23 +157,21 @@ class FusedLinears(nn.Module):
         sizes: How many outputs each of them has.
     """
 
-    def __init__(
-        self, linears: Sequence[nn.Linear], kind: type[PackedLinear] | type[Int8Linear]
-    ) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], kind: LinearKind) -> None:
         """Join the layers' weights, which have a bias all or none."""
         super().__init__()
         self.sizes = [linear.out_features for linear in linears]
         biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
         assert len(biases) in (0, len(linears))
         weight = torch.cat([linear.weight.detach() for linear in linears])
-        self.linear: PackedLinear | Int8Linear = kind(weight, torch.cat(biases) if biases else None)
+        self.linear: CpuLinear = kind(weight, torch.cat(biases) if biases else None)
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
 
     def output(self, index: int, input_TI: Tensor) -> Tensor:
         """The output of one of the layers; the first that is asked for computes all."""
         if self._input is not input_TI:
-            self._outputs = self.linear(input_TI).split(self.sizes, dim=-1)
+            self._outputs = torch.split(self.linear(input_TI), self.sizes, dim=-1)
             self._input = input_TI
         output = self._outputs[index]
         if index == len(self.sizes) - 1:

@@ -26,6 +26,9 @@ from transformers.utils.hub import cached_file
 
 from worker.engine.errors import ModelLoadError
 from worker.engine.fused_layer import fuse
+from worker.engine.kernel_build import KernelsUnavailable
+from worker.engine.kernels import Kernels
+from worker.engine.kernels import load as load_kernels
 from worker.engine.weights import make_int8, pack
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class LoadedModel:
         eos_ids: Ids that end a sequence, as `generate` would.
         revision: The hub's commit, or a hash over weights, config and tokenizer.
         architecture: The model class's name.
+        kernels: Ours, where a CPU runs the model and they could be compiled; None: torch's alone.
     """
 
     model: PreTrainedModel
@@ -85,10 +89,16 @@ class LoadedModel:
     eos_ids: frozenset[int]
     revision: str
     architecture: str
+    kernels: Kernels | None = None
 
 
 def load_model(
-    name_or_path: str, *, device: str, dtype: str, progress: Progress | None = None
+    name_or_path: str,
+    *,
+    device: str,
+    dtype: str,
+    kernels: Literal["auto", "torch"] = "auto",
+    progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model from a local directory or from the Hugging Face hub or its cache.
 
@@ -97,6 +107,8 @@ def load_model(
         device: As torch names it: `cpu`, `cuda`, `cuda:1`.
         dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`. `auto` is the checkpoint's
             own on a GPU; on a CPU fp32 for small models, else bf16. `int8` is for a CPU.
+        kernels: `auto`: on a CPU ours, compiled at first use, and torch's alone where that does
+            not succeed, which is logged; `torch`: torch's alone.
         progress: Called with one line per stage.
 
     Raises:
@@ -110,28 +122,41 @@ def load_model(
     report("loading the tokenizer")
     tokenizer = load_tokenizer(name_or_path)
     chosen = choose_dtype(dtype, config, target)
-    report(f"loading the weights as {str(chosen).removeprefix('torch.')} onto {target}")
+    kind = INT8 if dtype == INT8 else str(chosen).removeprefix("torch.")
+    report(f"loading the weights as {kind} onto {target}")
     model = load_weights(name_or_path, config, chosen, target)
     report("identifying the revision")
     loaded = describe(model, tokenizer, find_revision(name_or_path))
+    if target.type == "cpu" and kernels == "auto":
+        loaded.kernels = _compiled_kernels(report)
     if dtype == INT8:
         loaded.precision = INT8
-        report(f"rounded {round_to_int8(name_or_path, model)} linear layers to int8")
-    elif num_packed := pack(model):
+        num_rounded = round_to_int8(name_or_path, model, loaded.kernels)
+        report(f"rounded {num_rounded} linear layers to int8")
+    elif num_packed := pack(model, loaded.kernels):
         report(f"laid out {num_packed} linear layers for this CPU")
     if num_fused := fuse(model):
         report(f"fused {num_fused} decoder layers")
     return loaded
 
 
-def round_to_int8(name: str, model: PreTrainedModel) -> int:
+def _compiled_kernels(report: Progress) -> Kernels | None:
+    report("compiling the kernels for this CPU, unless they are")
+    try:
+        return load_kernels()
+    except KernelsUnavailable as error:
+        logger.warning("torch's own kernels run the model, which is slower: %s", error)
+        return None
+
+
+def round_to_int8(name: str, model: PreTrainedModel, kernels: Kernels | None = None) -> int:
     """Round the linear layers to int8; returns how many.
 
     Raises:
         ModelLoadError: Most of the weights are in layers of another kind.
     """
     try:
-        return make_int8(model)
+        return make_int8(model, kernels)
     except ValueError as error:
         raise ModelLoadError(f"model {name!r} cannot run in int8: {error}") from error
 
@@ -207,7 +232,7 @@ def _why_no_config(name: str, error: Exception) -> str:
         return f"model {name!r} needs remote code, which is never run"
     if path.is_dir() and not (path / "config.json").is_file():
         return f"model {name!r} was not found: the directory has no config.json"
-    if path.is_absolute() or name.startswith("."):
+    if _is_path(name):
         if not path.is_dir():
             return f"model {name!r} was not found: there is no such directory"
     elif isinstance(error, OSError) and "couldn't connect" in str(error):
@@ -215,6 +240,14 @@ def _why_no_config(name: str, error: Exception) -> str:
     elif isinstance(error, OSError):
         return f"model {name!r} was not found: {one_line(error)}"
     return f"model {name!r} has a config that this version cannot read: {one_line(error)}"
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: a hub's names have one slash at most."""
+    path = Path(name)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return True
+    return len(path.parts) == 2 and path.parent.is_dir()
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.engine.attention import Rules, weigh
+from worker.engine.kernels import DecodeAttention, Kernels
 
 # Addresses alone are no memory: the system need not keep any for them. Python 3.11 lacks the name.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -146,13 +147,28 @@ def _zero(memory: mmap.mmap, tail_TD: Tensor, start: int) -> None:
 class SlotStep:
     """One forward pass over a `SlotCache`; see `attention.Step`."""
 
-    def __init__(self, cache: SlotCache, spans: Sequence[Span], device: torch.device) -> None:
-        """Plan the reads and writes, which are the same for every layer."""
+    def __init__(
+        self,
+        cache: SlotCache,
+        spans: Sequence[Span],
+        device: torch.device,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """Plan the reads and writes, which are the same for every layer.
+
+        Args:
+            cache: Where keys and values lie.
+            spans: The new tokens.
+            device: Of the cache.
+            kernels: They attend to sequences with one new token, in a dtype of theirs; None:
+                torch does.
+        """
         self._cache = cache
         self._device = device
         singles = sorted((s for s in spans if s.count == 1), key=lambda span: span.slot)
         self._longer = [span for span in spans if span.count > 1]
-        self._runs = _split_into_runs(singles)
+        self._decodes = _plan(kernels, singles) if kernels is not None and singles else None
+        self._runs = [] if self._decodes is not None else _split_into_runs(singles)
         self._slots_T = torch.tensor([span.slot for span in singles], device=device)
         self._positions_T = torch.tensor([span.start for span in singles], device=device)
         self._rows_T = torch.tensor([span.offset for span in singles], device=device)
@@ -166,22 +182,24 @@ class SlotStep:
         """Cache the new keys and values, and return what each token sees, as (T, H, D)."""
         self._cache.windows[layer] = rules.window
         keys, values = self._cache.layer(layer, key_KTD, value_KTD)
-        self._write(keys, key_KTD)
-        self._write(values, value_KTD)
         num_heads, num_tokens, _ = query_HTD.shape
         out_THD = query_HTD.new_empty(num_tokens, num_heads, value_KTD.shape[-1])
-        for index, run in enumerate(self._runs):
-            self._attend_run(index, run, query_HTD, keys, values, rules, out_THD)
+        if self._decodes is not None:
+            self._decodes(query_HTD, key_KTD, value_KTD, keys, values, rules, out_THD)
+        elif self._runs:
+            self._write_singles(keys, key_KTD)
+            self._write_singles(values, value_KTD)
+            for index, run in enumerate(self._runs):
+                self._attend_run(index, run, query_HTD, keys, values, rules, out_THD)
         for span in self._longer:
+            new = slice(span.offset, span.offset + span.count)
+            keys[span.slot, :, span.start : span.length] = key_KTD[:, new]
+            values[span.slot, :, span.start : span.length] = value_KTD[:, new]
             self._attend_span(span, query_HTD, keys, values, rules, out_THD)
         return out_THD
 
-    def _write(self, cached: Tensor, new_KTD: Tensor) -> None:
-        if self._runs:
-            cached[self._slots_T, :, self._positions_T] = new_KTD[:, self._rows_T].transpose(0, 1)
-        for span in self._longer:
-            new = new_KTD[:, span.offset : span.offset + span.count]
-            cached[span.slot, :, span.start : span.length] = new
+    def _write_singles(self, cached: Tensor, new_KTD: Tensor) -> None:
+        cached[self._slots_T, :, self._positions_T] = new_KTD[:, self._rows_T].transpose(0, 1)
 
     def _attend_run(
         self,
@@ -263,6 +281,11 @@ class SlotStep:
         positions = torch.arange(span.start, span.length, device=self._device)[:, None]
         allowed = columns <= positions
         return allowed if window is None else allowed & (columns > positions - window)
+
+
+def _plan(kernels: Kernels, singles: Sequence[Span]) -> DecodeAttention:
+    slots, rows = [span.slot for span in singles], [span.offset for span in singles]
+    return DecodeAttention(kernels, slots, rows, [span.length for span in singles])
 
 
 def _split_into_runs(singles: Sequence[Span]) -> list[list[Span]]:

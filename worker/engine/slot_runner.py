@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from worker.engine.kernels import ATTENTION_DTYPES
 from worker.engine.loader import LoadedModel
 from worker.engine.packed_forward import PackedForward
 from worker.engine.runner import CacheStats, Chunk
@@ -32,6 +33,7 @@ class SlotRunner:
         self._context_length = loaded.context_length
         capacity = num_slots * loaded.context_length
         self._table = SlotTable(num_slots, capacity, reuses_prefixes=reuses_prefixes)
+        self._kernels = loaded.kernels if loaded.dtype in ATTENTION_DTYPES else None
         self._cache = SlotCache(num_slots, loaded.context_length, loaded.device)
         self._forward = PackedForward(loaded)
 
@@ -100,15 +102,17 @@ class SlotRunner:
             count = len(chunk.token_ids)
             spans.append(Span(self._table.slot_of(chunk.key), start, count, offset))
             offset += count
-        logits_NV = self._forward(chunks, SlotStep(self._cache, spans, self._device))
+        step = SlotStep(self._cache, spans, self._device, self._kernels)
+        logits_NV, nums_sound = self._forward(chunks, step)
         # Only now: a forward that raised has changed nothing that counts.
-        for chunk in chunks:
-            self._table.extend(chunk.key, chunk.token_ids)
+        for chunk, num_sound in zip(chunks, nums_sound, strict=True):
+            self._table.extend(chunk.key, chunk.token_ids, num_sound)
         return logits_NV
 
+    @torch.inference_mode()
     def free(self, keys: Collection[int]) -> None:
         """Give slots back; see `Runner.free`."""
-        self._table.release(keys)
+        self._clear(self._table.release(keys))
 
     def forget(self, key: int) -> None:
         """Give a slot back and keep nothing of it, not even in the counters."""

@@ -3,11 +3,21 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from worker.engine.linear import FusedLinears, FusedPart, Int8Embedding, Int8Linear, PackedLinear
+from worker.engine.kernel_linear import KernelLinear
+from worker.engine.kernels import Kernels
+from worker.engine.linear import (
+    CpuLinear,
+    FusedLinears,
+    FusedPart,
+    Int8Embedding,
+    Int8Linear,
+    LinearKind,
+    PackedLinear,
+)
 
 LEAST_INT8_SHARE = 0.5
 """Of a model's weights, the share that has to become int8 for the model to be called so."""
@@ -17,29 +27,32 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 # Layers whose weight Mamba's code reads itself, without calling them.
 _READ_FROM_OUTSIDE = frozenset({"dt_proj"})
 
-_Kind = type[PackedLinear] | type[Int8Linear]
 
-
-def pack(model: PreTrainedModel) -> int:
+def pack(model: PreTrainedModel, kernels: Kernels | None = None) -> int:
     """Lay the linear layers out for this CPU, in place, and free what they had.
 
     Only bf16 on a CPU with bf16 matrix instructions gains; anything else is left as it is.
+
+    Args:
+        model: Of any dtype on any device.
+        kernels: They compute the layers where this processor can run them; else oneDNN does.
 
     Returns:
         How many layers were replaced.
     """
     if model.dtype is not torch.bfloat16 or model.device.type != "cpu" or not _has_bf16_units():
         return 0
-    return _replace(model, PackedLinear)
+    return _replace(model, _bf16_kind(kernels))
 
 
-def make_int8(model: PreTrainedModel) -> int:
+def make_int8(model: PreTrainedModel, kernels: Kernels | None = None) -> int:
     """Round the weights of the linear layers to int8, in place; the rest stays as it is.
 
     So is an embedding rounded that shares its weight with the head.
 
     Args:
         model: In bf16 on a CPU.
+        kernels: They compute the layers where this processor can run them; else FBGEMM does.
 
     Returns:
         How many layers were replaced.
@@ -57,13 +70,31 @@ def make_int8(model: PreTrainedModel) -> int:
     untyped: Any = model
     embedding, head = untyped.get_input_embeddings(), untyped.get_output_embeddings()
     is_tied = type(embedding) is nn.Embedding and embedding.weight is getattr(head, "weight", None)
-    num_replaced = _replace(model, Int8Linear)
+    num_replaced = _replace(model, _int8_kind(kernels))
     if is_tied:
         untyped.set_input_embeddings(Int8Embedding(embedding.weight))
     return num_replaced
 
 
-def _replace(model: PreTrainedModel, kind: _Kind) -> int:
+def _bf16_kind(kernels: Kernels | None) -> LinearKind:
+    def make(weight_OI: Tensor, bias_O: Tensor | None) -> CpuLinear:
+        if kernels is None or not kernels.has_bf16 or weight_OI.shape[1] % 2:
+            return PackedLinear(weight_OI, bias_O)
+        return KernelLinear.in_bf16(kernels, weight_OI, bias_O)
+
+    return make
+
+
+def _int8_kind(kernels: Kernels | None) -> LinearKind:
+    def make(weight_OI: Tensor, bias_O: Tensor | None) -> CpuLinear:
+        if kernels is None or not kernels.has_int8 or weight_OI.shape[1] % 2:
+            return Int8Linear(weight_OI, bias_O)
+        return KernelLinear.in_int8(kernels, weight_OI, bias_O)
+
+    return make
+
+
+def _replace(model: PreTrainedModel, kind: LinearKind) -> int:
     num_replaced = 0
     for block in list(model.modules()):
         for names in _SIBLINGS:

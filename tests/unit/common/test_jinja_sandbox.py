@@ -76,6 +76,9 @@ TOO_MUCH = {
     "doubling by blocks": "{% set x = 'ab' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 40,
     "lists of lists": growing("[ns.x, ns.x]", "[]"),
     "tuples of tuples": growing("(ns.x, ns.x)", "()"),
+    "tuples of tuples as a key": growing("(ns.x, ns.x)", "()").replace(
+        "{{ ns.x }}", "{{ {}.get(ns.x) }}"
+    ),
     "mappings of mappings": growing("{'a': ns.x, 'b': ns.x}", "{}"),
     "dicts of dicts": growing("dict(a=ns.x, b=ns.x)", "{}"),
     "fromkeys": growing("dict.fromkeys([1, 2], ns.x)", "{}"),

@@ -32,6 +32,7 @@ FRAGMENTS = [
     *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     *('{"name": "f", "arguments": {"a": "}<"}}', '{"name": "g", "parameters": {}}', HERMES),
     *('{"arguments": {"b": [1, {}]}, "name": "h"}', '{"name": "f"}', "f", '{"a": "\\"}"}', MISTRAL),
+    '{"type": null, "id": -1e5, "name": "f", "arguments": {"a": "\\\\\\"}"}, "id": 12}',
     *('{"name"', ': "f", ', '"arguments": ', '"id": 7', "{", "}", "[", "]", ",", ";", '"', "\\"),
     *(
         " ",
@@ -161,6 +162,13 @@ def test_a_call_behind_one_that_is_none_is_read() -> None:
 
 def test_a_marker_within_arguments_is_text() -> None:
     arguments = json.dumps({"html": "</tool_call><tool_call>{}"})
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+    assert parse(text, Family.HERMES) == ParsedAnswer("", (ToolCall("f", arguments),))
+
+
+@pytest.mark.parametrize("value", ['"}', "\\", '\\"}', "]}", "{"])
+def test_what_ends_an_object_ends_it_only_outside_of_texts(value: str) -> None:
+    arguments = json.dumps({"a": value})
     text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
     assert parse(text, Family.HERMES) == ParsedAnswer("", (ToolCall("f", arguments),))
 

@@ -37,6 +37,9 @@ from transformers.models.auto import AutoModelForCausalLM
 from tests.unit.engine.drive import Drive
 from tests.unit.engine.guided import Guided
 from worker.engine.engine import Engine
+from worker.engine.kernel_build import KernelsUnavailable
+from worker.engine.kernels import Kernels
+from worker.engine.kernels import load as load_kernels
 from worker.engine.loader import LoadedModel, describe
 from worker.engine.sequence import Request, SamplingParams
 
@@ -208,7 +211,25 @@ def usual() -> Callable[[LoadedModel], Any]:
 
 
 @pytest.fixture(scope="session")
-def model_of(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LoadedModel]:
+def compiled() -> Kernels | None:
+    """The kernels, where they can be compiled; what asks for them is tested without them too."""
+    try:
+        return load_kernels()
+    except KernelsUnavailable:
+        return None
+
+
+@pytest.fixture(scope="session")
+def kernels(compiled: Kernels | None) -> Kernels:
+    if compiled is None:
+        pytest.skip("the kernels cannot be compiled here")
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def model_of(
+    tokenizer: PreTrainedTokenizerFast, compiled: Kernels | None
+) -> Callable[[str], LoadedModel]:
     """Build, once a session, the random model of a family."""
     built: dict[str, LoadedModel] = {}
 
@@ -223,6 +244,7 @@ def model_of(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LoadedModel]
             )
             model = AutoModelForCausalLM.from_config(config).eval()
             built[family] = describe(model, tokenizer, "test")
+            built[family].kernels = compiled
             _UNTOUCHED[id(model)] = copy.deepcopy(model)
         return built[family]
 

@@ -1,5 +1,7 @@
 """The cache of slots: chunks of any size, in any company, give the logits of the whole text."""
 
+import copy
+
 import pytest
 import torch
 
@@ -58,9 +60,13 @@ def driven(llama, usual):
     driven.check_integrity()
 
 
+@pytest.mark.parametrize("compiled_or_not", ["compiled", "torch"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cached_chunks_give_the_logits_of_the_whole_text(family, model_of, usual):
-    driven = Driven(model_of(family), usual)
+def test_cached_chunks_give_the_logits_of_the_whole_text(family, compiled_or_not, model_of, usual):
+    loaded = copy.copy(model_of(family))
+    if compiled_or_not == "torch":
+        loaded.kernels = None
+    driven = Driven(loaded, usual)
     driven.begin(1, A, in_chunks_of=2)
     driven.begin(2, B)
     driven.begin(3, C)
@@ -107,8 +113,12 @@ def test_without_reuse_every_text_begins_from_nothing(llama, usual):
     assert driven.begin(2, A) == 0
 
 
-def test_what_is_not_a_number_does_not_leave_its_slot(driven, llama):
-    bad = 77
+@pytest.mark.parametrize("compiled_or_not", ["compiled", "torch"])
+def test_what_is_not_a_number_does_not_leave_its_slot(compiled_or_not, llama, usual):
+    loaded, bad = copy.copy(llama), 77
+    if compiled_or_not == "torch":
+        loaded.kernels = None
+    driven = Driven(loaded, usual)
     weights = llama.model.get_input_embeddings().weight
     good = weights.data[bad].clone()
     weights.data[bad] = float("nan")

@@ -24,7 +24,7 @@ from common.connection import SyncRedis
 from common.embeddings import Embeddings
 from common.schemas import JobRecord
 from common.settings import Settings
-from tests.integration.api.batch_support import entries, submit, until
+from tests.integration.api.batches.support import entries, submit, until
 from tests.integration.api.conftest import LiveGateway
 from tests.integration.api.openai.support import CARD, openai_client
 from tests.integration.api.openai.test_errors import error_of

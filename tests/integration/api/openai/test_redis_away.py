@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI, InternalServerError
 
+from common import keys
 from common.connection import SyncRedis, connect
 from common.settings import Settings
 from tests.integration.api.conftest import LiveGateway
 from tests.integration.api.openai.support import HELLO, MODEL, TextWorker
-from tests.integration.api.support import ALICE
+from tests.integration.api.support import ALICE, eventually
 from tests.redis_server import RedisServer
 
 
@@ -42,7 +43,11 @@ async def test_while_redis_is_away_a_call_is_503_in_openais_shape(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_call_outlives_redis_going_away_and_coming_back(
-    openai: AsyncOpenAI, worker: TextWorker, own_redis: RedisServer, stream: bool
+    openai: AsyncOpenAI,
+    worker: TextWorker,
+    own_redis: RedisServer,
+    client: SyncRedis,
+    stream: bool,
 ) -> None:
     async def ask() -> str:
         if not stream:
@@ -57,6 +62,8 @@ async def test_a_call_outlives_redis_going_away_and_coming_back(
     asking = asyncio.create_task(ask())
     claim = await worker.next()
     worker.tell(claim, "Once ")
+    bell = keys.bell(claim.record.job_id)
+    await eventually(lambda: client.pubsub_numsub(bell) == [(bell, 1)])
     own_redis.kill()
     own_redis.start()
     worker.tell(claim, "more")
