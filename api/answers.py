@@ -126,6 +126,18 @@ class GeneratedAnswer(_Answer):
     model: str
 
 
+class EmbeddedAnswer(_Answer):
+    """What a task of `POST /v1/embeddings` has made."""
+
+    status: Literal["completed", "cancelled"]
+    task_id: str = Field(examples=[TASK_ID])
+    embeddings: list[str] = Field(description="One for each input; none of a cancelled task.")
+    encoding_format: Literal["base64"] = Field(description="Of little-endian float32 numbers.")
+    dimensions: int | None = Field(description="Numbers of each.", examples=[384])
+    metrics: Metrics
+    model: str
+
+
 class FailedAnswer(_Answer):
     """A task that failed, or that ran longer than it may.
 

@@ -83,11 +83,8 @@ def result_view(record: JobRecord) -> dict[str, Any]:
     if record.status is JobStatus.EXPIRED:
         partial = generated_view(record) if record.choices else {}
         return {**error_view(record), "state": record.status, **partial}
-    return {
-        "status": record.status,
-        "task_id": record.job_id,
-        **generated_view(record),
-    }
+    view = generated_view if record.inputs is None else embedded_view
+    return {"status": record.status, "task_id": record.job_id, **view(record)}
 
 
 def error_view(record: JobRecord) -> dict[str, Any]:
@@ -112,6 +109,18 @@ def generated_view(record: JobRecord) -> dict[str, Any]:
         "text": choice.text,
         "num_generated": len(choice.token_ids),
         "finish_reason": choice.finish_reason,
+        "model": record.model,
+    }
+
+
+def embedded_view(record: JobRecord) -> dict[str, Any]:
+    """What an embedding job has made: nothing where it was cancelled."""
+    found = record.embeddings
+    return {
+        "embeddings": [] if found is None else found.base64s(),
+        "encoding_format": "base64",
+        "dimensions": None if found is None else found.size,
+        "metrics": metrics_of(record),
         "model": record.model,
     }
 
@@ -175,7 +184,8 @@ def eta_s(
     if record.status is not JobStatus.QUEUED or queue_position is None or fleet is None:
         return None
     num_tokens = record.sampling.max_tokens
-    if seconds_per_token is None or num_tokens is None or fleet.num_slots == 0:
+    # Without tokens to come, where a prompt is scored or inputs are embedded, nothing is known.
+    if seconds_per_token is None or not num_tokens or fleet.num_slots == 0:
         return None
     in_front = max(0, fleet.running + queue_position - fleet.num_slots)
     return seconds_per_token * num_tokens * (in_front / fleet.num_slots + 1)

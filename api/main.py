@@ -26,6 +26,7 @@ from api.routes import (
     health,
     metrics,
     models,
+    openai_embeddings,
     openai_generate,
     openai_models,
     openai_responses,
@@ -40,7 +41,7 @@ from common.settings import Settings, load_settings
 
 _ROUTES = (
     *(root, generate, batch_generate, tasks, stream, tokenize, models),
-    *(openai_generate, openai_responses, openai_models, files, batches),
+    *(openai_generate, openai_responses, openai_embeddings, openai_models, files, batches),
     *(stats, health, metrics),
 )
 _EXPOSED = [

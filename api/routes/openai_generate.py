@@ -77,4 +77,4 @@ async def _answered(
     is_keyed = idempotency is not None
     serving = Serving(gateway, request.scope, call, accepted, key_id, is_keyed=is_keyed)
     headers = headers_of(request, accepted)
-    return await answered(request, serving, headers, streams=bool(call.body.stream))
+    return await answered(request, serving, headers, streams=call.body.is_streamed)

@@ -236,7 +236,7 @@ def test_a_model_that_hides_its_context_length_takes_the_tokenizers(
 
 def test_auto_on_a_gpu_leaves_the_dtype_to_the_checkpoint(model_of):
     config = model_of("llama").model.config
-    assert loader._choose_dtype("auto", config, torch.device("cuda")) == "auto"
+    assert loader.choose_dtype("auto", config, torch.device("cuda")) == "auto"
 
 
 def test_int8_weights_are_loaded_and_named_so(saved, model_of, drive, ask):
