@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# A process for each core, but no more than memory is there for. In one: ARGS="-n 0".
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all check clients chaos bench stack-test model clean
@@ -16,10 +18,10 @@ up: .venv/.dev ## install what is needed and run everything; ARGS="--port 8001" 
 	@exec $(BIN)/baton up $(ARGS)
 
 test: check clients ## checks and the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: check clients ## checks and all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: .venv/.dev ## format, lint, types and import contracts
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -82,6 +82,14 @@ class Metrics(_Answer):
     completion_tokens: int = Field(examples=[45])
     tokens_per_second: float = Field(examples=[19.57])
     time_to_first_token: float | None = Field(examples=[0.6])
+    prefill_time: float = Field(
+        description="From the first step of the prompt to the first token.", examples=[0.1]
+    )
+    decode_time: float = Field(description="From there to the end.", examples=[2.2])
+    batch_size: int = Field(
+        description="Sequences of the largest step that it was part of; 0 if it was in none.",
+        examples=[4],
+    )
     cached_tokens: int = Field(examples=[0])
     attempts: int = Field(examples=[1])
 
@@ -115,6 +123,18 @@ class GeneratedAnswer(_Answer):
     text: str = Field(description="The same as `result`.")
     num_generated: int = Field(examples=[45])
     finish_reason: str = Field(examples=["stop"])
+    model: str
+
+
+class EmbeddedAnswer(_Answer):
+    """What a task of `POST /v1/embeddings` has made."""
+
+    status: Literal["completed", "cancelled"]
+    task_id: str = Field(examples=[TASK_ID])
+    embeddings: list[str] = Field(description="One for each input; none of a cancelled task.")
+    encoding_format: Literal["base64"] = Field(description="Of little-endian float32 numbers.")
+    dimensions: int | None = Field(description="Numbers of each.", examples=[384])
+    metrics: Metrics
     model: str
 
 

@@ -32,6 +32,7 @@ from common.connection import AsyncRedis, connect_async
 from common.errors import SettingsError
 from common.file_records import FileRecords
 from common.fleet import FleetReader
+from common.forgetting import Forgetting
 from common.job_store import Submissions
 from common.model_catalog import ModelCatalog
 from common.reaping import AsyncReaping
@@ -58,6 +59,7 @@ class Gateway:
     durability: DurabilityWatch
     canceller: Canceller
     attendance: Attendance
+    forgetting: Forgetting
     tokenizers: Tokenizers
     submitter: Submitter
     calls: CallMaker
@@ -107,6 +109,7 @@ class Gateway:
             durability=DurabilityWatch(redis),
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
+            forgetting=Forgetting(redis),
             tokenizers=tokenizers,
             submitter=submitter,
             calls=calls,

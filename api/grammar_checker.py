@@ -30,10 +30,12 @@ PARAM = "response_format"
 
 _PROBE = Path(__file__).with_name("grammar_probe.py")
 _MAX_ANSWER_BYTES = 64 * 1024
+_TOO_DEEP = "it is nested too deeply"
+_BREAKS = "the compiler breaks on it"
 _DEATHS = {
     signal.SIGPROF: "it takes more than a second to compile",
-    signal.SIGSEGV: "it is nested too deeply",
-    signal.SIGBUS: "it is nested too deeply",
+    signal.SIGSEGV: _TOO_DEEP,
+    signal.SIGBUS: _TOO_DEEP,
     signal.SIGABRT: "it takes too much memory to compile",
 }
 
@@ -110,7 +112,18 @@ class GrammarChecker:
                     self._idle.append(probe)
                 else:
                     await probe.kill()
-            return error
+            return await self._why_it_crashed(lark) if error == _TOO_DEEP else error
+
+    async def _why_it_crashed(self, lark: str) -> str:
+        """Tell a stack that was too small from a fault of the compiler, which no stack helps."""
+        probe = await _Probe.start("--deep")
+        try:
+            async with asyncio.timeout(WALL_LIMIT_S):
+                return _BREAKS if await probe.ask(lark) == _TOO_DEEP else _TOO_DEEP
+        except TimeoutError:
+            return _TOO_DEEP
+        finally:
+            await probe.kill()
 
 
 class _Turn:
@@ -126,9 +139,9 @@ class _Probe:
         self._process = process
 
     @classmethod
-    async def start(cls) -> _Probe:
+    async def start(cls, *options: str) -> _Probe:
         # -P: its neighbours in this folder are not for importing by their bare names.
-        command = (sys.executable, "-P", str(_PROBE))
+        command = (sys.executable, "-P", str(_PROBE), *options)
         pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         process = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, stderr=nowhere, limit=_MAX_ANSWER_BYTES

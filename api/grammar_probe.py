@@ -23,6 +23,8 @@ MEMORY_BYTES = 512 << 20
 """Beyond what an idle process has."""
 STACK_BYTES = 1 << 20
 """A worker's threads have eight times that, or twice: what passes here has room there."""
+DEEP_STACK_BYTES = 64 << 20
+"""With `--deep`: what ends this one too is no matter of nesting."""
 WALK_STEPS = 32
 WALK_SEED = 0
 MAX_ERROR_CHARS = 300
@@ -84,14 +86,14 @@ def _set_bits(bits: bytes) -> list[int]:
     return [index for index in range(number.bit_length()) if number >> index & 1]
 
 
-def _bound_process() -> None:
+def _bound_process(stack_bytes: int) -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         idle_bytes = int(file.read().split()[0]) * resource.getpagesize()
     most = idle_bytes + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The main thread's stack grows up to this, also when it is set late.
-    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
+    resource.setrlimit(resource.RLIMIT_STACK, (stack_bytes, stack_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the gateway alone, which then ends this
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
@@ -99,7 +101,7 @@ def _bound_process() -> None:
 def main() -> None:
     """Answer until the input ends."""
     tokenizer = LLTokenizer("byte")
-    _bound_process()
+    _bound_process(DEEP_STACK_BYTES if "--deep" in sys.argv else STACK_BYTES)
     for line in sys.stdin:
         # Processor time: a busy machine makes no grammar a bad one.
         signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)

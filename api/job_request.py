@@ -15,6 +15,7 @@ from api.schemas import (
     GenerationOptions,
     Strategy,
 )
+from common.embeddings import Input
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
 from common.settings import Settings
@@ -22,10 +23,10 @@ from common.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """One job for each prompt; several are a group, accepted all or none.
+    """One job for each prompt; several are a group, accepted all or none. Or one embedding job.
 
     Attributes:
-        prompts: At least one.
+        prompts: At least one; none of an embedding job.
         sampling: `max_tokens` is None where the client did not say; the time limit is as asked for,
             or TASK_TIME_LIMIT.
         is_seeded: The seed came from the client; else each job gets one of its own.
@@ -34,6 +35,9 @@ class JobRequest:
         group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
+        reply: What the route keeps with each job for its answers; None: nothing.
+        inputs: What an embedding job embeds; None: the jobs generate.
+        dimensions: The size that its vectors have to have; None: any.
     """
 
     prompts: tuple[Prompt, ...]
@@ -46,6 +50,9 @@ class JobRequest:
     is_rated: bool = True
     group_id: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
+    reply: str | None = None
+    inputs: tuple[Input, ...] | None = None
+    dimensions: int | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

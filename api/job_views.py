@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import DeadlineExceededError, EngineError
 from common.fleet import Fleet
-from common.schemas import ChoiceResult, JobRecord, JobStatus
+from common.schemas import ChoiceResult, EngineTimings, JobRecord, JobStatus
 from common.token_logprobs import TokenLogprobs
 
 _MESSAGES = {
@@ -83,11 +83,8 @@ def result_view(record: JobRecord) -> dict[str, Any]:
     if record.status is JobStatus.EXPIRED:
         partial = generated_view(record) if record.choices else {}
         return {**error_view(record), "state": record.status, **partial}
-    return {
-        "status": record.status,
-        "task_id": record.job_id,
-        **generated_view(record),
-    }
+    view = generated_view if record.inputs is None else embedded_view
+    return {"status": record.status, "task_id": record.job_id, **view(record)}
 
 
 def error_view(record: JobRecord) -> dict[str, Any]:
@@ -116,6 +113,18 @@ def generated_view(record: JobRecord) -> dict[str, Any]:
     }
 
 
+def embedded_view(record: JobRecord) -> dict[str, Any]:
+    """What an embedding job has made: nothing where it was cancelled."""
+    found = record.embeddings
+    return {
+        "embeddings": [] if found is None else found.base64s(),
+        "encoding_format": "base64",
+        "dimensions": None if found is None else found.size,
+        "metrics": metrics_of(record),
+        "model": record.model,
+    }
+
+
 def logprobs_of(
     token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
 ) -> list[dict[str, Any]]:
@@ -130,6 +139,7 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
     """
     processing_s = _between(record.started_ms, record.ended_ms)
     num_tokens = record.completion_tokens
+    timings = record.timings or EngineTimings()
     return {
         "queue_wait_time": _between(record.created_ms, record.started_ms or record.ended_ms),
         "processing_time": processing_s,
@@ -142,7 +152,10 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
             if record.first_token_ms is None
             else _between(record.created_ms, record.first_token_ms)
         ),
-        "cached_tokens": 0 if record.timings is None else record.timings.cached_tokens,
+        "prefill_time": round(timings.prefill_s, 3),
+        "decode_time": round(timings.decode_s, 3),
+        "batch_size": timings.batch_size,
+        "cached_tokens": timings.cached_tokens,
         "attempts": record.attempts,
     }
 
@@ -171,7 +184,8 @@ def eta_s(
     if record.status is not JobStatus.QUEUED or queue_position is None or fleet is None:
         return None
     num_tokens = record.sampling.max_tokens
-    if seconds_per_token is None or num_tokens is None or fleet.num_slots == 0:
+    # Without tokens to come, where a prompt is scored or inputs are embedded, nothing is known.
+    if seconds_per_token is None or not num_tokens or fleet.num_slots == 0:
         return None
     in_front = max(0, fleet.running + queue_position - fleet.num_slots)
     return seconds_per_token * num_tokens * (in_front / fleet.num_slots + 1)

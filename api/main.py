@@ -26,8 +26,10 @@ from api.routes import (
     health,
     metrics,
     models,
+    openai_embeddings,
     openai_generate,
     openai_models,
+    openai_responses,
     root,
     stats,
     stream,
@@ -39,7 +41,7 @@ from common.settings import Settings, load_settings
 
 _ROUTES = (
     *(root, generate, batch_generate, tasks, stream, tokenize, models),
-    *(openai_generate, openai_models, files, batches),
+    *(openai_generate, openai_responses, openai_embeddings, openai_models, files, batches),
     *(stats, health, metrics),
 )
 _EXPOSED = [

@@ -7,6 +7,7 @@ body limit, HEAD. None of them buffers an answer, so streams pass through.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -24,6 +25,8 @@ from common.errors import RequestError
 from common.log import log_context
 
 MAX_REQUEST_ID_CHARS = 128
+MOST_DROPPED_BYTES = 8 * 1024 * 1024
+MOST_DROPPING_S = 10.0
 CLIENT_CLOSED = 499
 """What the access log says where the client hung up before the answer began."""
 
@@ -196,7 +199,11 @@ class Errors:
 
 
 class BodyLimit:
-    """Refuses a body over the limit, announced or not."""
+    """Refuses a body over the limit, announced or not.
+
+    Some of it is read and dropped first: a client that still sends when the connection closes
+    never reads the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -206,9 +213,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced, limit = Headers(scope=scope).get("content-length", ""), body_limit(scope["path"])
-        if _number(announced) > limit:
-            await respond(payload_too_large(scope["path"]), scope)(scope, receive, send)
+        headers, limit = Headers(scope=scope), body_limit(scope["path"])
+        if _number(headers.get("content-length", "")) > limit:
+            # Who waits for leave to send has sent nothing, and reading would give that leave.
+            if "expect" not in headers:
+                await _drop_body(receive)
+            response = respond(payload_too_large(scope["path"]), scope)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
             return
         size = 0
 
@@ -217,11 +229,25 @@ class BodyLimit:
             message = await receive()
             size += len(message.get("body", b""))
             if size > limit:
+                if message.get("more_body", False):
+                    await _drop_body(receive)
                 # Of all exceptions, this is the one that the framework's body reader lets through.
                 raise HTTPException(413)
             return message
 
         await self._app(scope, receive_and_count, send)
+
+
+async def _drop_body(receive: Receive) -> None:
+    """Read on to the body's end, or until `MOST_DROPPED_BYTES` or `MOST_DROPPING_S` are over."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(MOST_DROPPING_S):
+            has_more = True
+            while has_more and size < MOST_DROPPED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                has_more = message.get("more_body", False)
 
 
 def _number(text: str) -> float:

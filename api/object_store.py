@@ -6,8 +6,10 @@ and neither does a gateway that takes over from one that died. Knows nothing abo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -20,6 +22,11 @@ from common.errors import FileStoreError, SettingsError
 from common.settings import Settings
 
 CHUNK_BYTES = 1 << 20
+_CLIENT: Any = {"allow_http": True, "connect_timeout": "5s", "timeout": "60s"}
+"""Plain HTTP where an endpoint in the environment says so, as for a store on one's own net."""
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+_log = logging.getLogger(__name__)
+
 Body = bytes | IO[bytes] | AsyncIterator[bytes]
 
 
@@ -45,7 +52,7 @@ class ObjectStore:
             if url is None or url.startswith("file://"):
                 folder = settings.data_dir / "files" if url is None else Path(urlsplit(url).path)
                 return cls(LocalStore(folder.absolute(), mkdir=True))
-            return cls(from_url(url))
+            return cls(from_url(url, client_options=_CLIENT, retry_config=_RETRIES))
         except (BaseError, OSError, ValueError) as error:
             # The address may hold a secret; what obstore says of it does not repeat one.
             raise SettingsError(
@@ -104,6 +111,7 @@ def _translated_errors() -> Any:
     except FileNotFoundError:
         raise
     except (BaseError, OSError) as error:
+        _log.warning("The store of files failed: %s", str(error).partition("\n")[0])
         raise FileStoreError(
             "The store of files does not answer; try again.", retry_after_s=5.0
         ) from error

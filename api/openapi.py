@@ -59,6 +59,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
 
 
 def _without_frameworks_422(responses: dict[str, Any]) -> None:
-    schema = responses["422"]["content"]["application/json"]["schema"] if "422" in responses else {}
+    content = responses.get("422", {}).get("content", {})  # a stream's has another media type
+    schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").rpartition("/")[2] in _FRAMEWORKS_OWN:
         del responses["422"]

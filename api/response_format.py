@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from api.schema_keywords import find_fault
 from common.grammar import GrammarSpec
 from common.json_depth import depth_of
 
@@ -48,6 +49,9 @@ def _bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
     num_bytes = len(_encodable(_dump(schema)).encode())
     if num_bytes > MAX_SCHEMA_BYTES:
         raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes, not {num_bytes}")
+    fault = find_fault(schema)
+    if fault is not None:
+        raise ValueError(f"cannot be used: {fault}")
     return schema
 
 

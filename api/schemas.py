@@ -23,6 +23,7 @@ from pydantic import (
 from api.response_format import ResponseFormat
 from common.schemas import JobClass
 
+MAX_INT = 2**31 - 1
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -93,7 +94,7 @@ StopTexts = Annotated[
 ]
 
 
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 LogitBias = Annotated[
     dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
     BeforeValidator(_by_token_id),
@@ -145,7 +146,7 @@ class GenerationOptions(ModelChoice):
     max_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )
@@ -156,7 +157,7 @@ class GenerationOptions(ModelChoice):
         default=None, ge=0, le=1, description="Nucleus mass; 0 is greedy. Default: TOP_P (0.9)."
     )
     top_k: int = Field(
-        default=0, ge=0, le=2**31, description="Draw from the k likeliest tokens; 0: from all."
+        default=0, ge=0, le=MAX_INT, description="Draw from the k likeliest tokens; 0: from all."
     )
     min_p: float = Field(
         default=0.0,
@@ -203,7 +204,11 @@ class GenerationOptions(ModelChoice):
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     repetition_penalty: float = Field(default=1.0, ge=0.1, le=2, description="1 changes nothing.")
     ignore_eos: bool = Field(default=False, description="Go on after the model's end token.")
-    min_tokens: int = Field(default=0, ge=0, description="Tokens to generate at least.")
+    min_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens to generate at least. One above the default of `max_tokens` raises it.",
+    )
     user_id: NameText | None = Field(default=None, description="Your user, for your own tracking.")
     priority: JobClass = Field(default="normal", description="Which line to wait in.")
     timeout: float | None = Field(

@@ -13,6 +13,7 @@ from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
 from api.schemas import MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
+from common.embeddings import Input, check_count
 from common.errors import (
     InvalidRequestError,
     QueueFullError,
@@ -107,9 +108,9 @@ class Submitter:
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
             TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
-            InvalidRequestError: There are too many prompts, choices or log-probabilities, a prompt
-                is empty or does not fit, the time limit is too long, a token id is not the model's,
-                the grammar cannot be compiled, or the model makes embeddings.
+            InvalidRequestError: There are too many prompts, inputs, choices or log-probabilities,
+                one of them is empty or does not fit, the time limit is too long, a token id is not
+                the model's, the grammar cannot be compiled, or the model is of the wrong kind.
             ModelNotFoundError: The model is not configured.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
@@ -142,15 +143,56 @@ class Submitter:
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
         return Accepted(group_id, jobs, answer)
 
+    async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
+        """What an earlier submission with this idempotency key became; None: there was none.
+
+        Raises:
+            IdempotencyMismatchError: The idempotency key came with another request.
+            TaskExpiredError: The idempotency key's job was dropped `RESULT_TTL_S` after its end.
+            RedisUnavailableError: Redis is away.
+        """
+        earlier = await self._jobs.replay(key_id, idempotency)
+        return None if earlier is None else _replayed(earlier)
+
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
         model = self._model(request)
-        self._check(request)
-        if request.sampling.grammar is not None:
-            await self._grammars.check(request.sampling.grammar, key_id)
+        self._check_time(request.sampling)
         card = await self._poller.card(model)
+        spec = JobSpec(
+            job_id=request.group_id or str(uuid.uuid4()),
+            key_id=key_id,
+            model=model,
+            job_class=request.job_class,
+            sampling=request.sampling,
+            stream_token="",
+            request_id=request_id,
+            user_id=request.user_id,
+            metadata=request.metadata,
+            reply=request.reply,
+        )
+        if request.inputs is not None:
+            _check_dimensions(card, request.dimensions)
+            return [await self._embedding_spec(spec, card, request.inputs)]
+        return await self._generating_specs(spec, card, request)
+
+    async def _embedding_spec(
+        self, spec: JobSpec, card: ModelCard | None, inputs: tuple[Input, ...]
+    ) -> JobSpec:
+        if card is None:
+            check_count(inputs)
+        else:
+            inputs = await self._tokenizers.encode_inputs(card, inputs)
+        return replace(spec, inputs=inputs, stream_token=_stream_token())
+
+    async def _generating_specs(
+        self, spec: JobSpec, card: ModelCard | None, request: JobRequest
+    ) -> list[JobSpec]:
+        _check(request)
+        if request.sampling.grammar is not None:
+            await self._grammars.check(request.sampling.grammar, spec.key_id)
         if card is not None:
             _check_token_ids(card, request.sampling)
-        job_ids = member_ids(request.group_id or str(uuid.uuid4()), len(request.prompts))
+        job_ids = member_ids(spec.job_id, len(request.prompts))
         specs = []
         for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
             try:
@@ -158,18 +200,13 @@ class Submitter:
             except InvalidRequestError as error:
                 raise _of_prompt(error, index, len(job_ids)) from None
             specs.append(
-                JobSpec(
+                replace(
+                    spec,
                     job_id=job_id,
-                    key_id=key_id,
-                    model=model,
-                    job_class=request.job_class,
                     sampling=sampling,
-                    stream_token=secrets.token_urlsafe(24),
-                    request_id=request_id,
+                    stream_token=_stream_token(),
                     prompt_ids=ids,
                     prompt=prompt if ids is None else None,
-                    user_id=request.user_id,
-                    metadata=request.metadata,
                 )
             )
         return specs
@@ -185,14 +222,20 @@ class Submitter:
             return None, sampling
         ids = await self._tokenizers.encode(card, prompt)
         sampling.check_size(len(ids))
-        default = max(self._settings.max_new_tokens, sampling.min_tokens)
-        return ids, sampling.with_max_tokens(fit(card, len(ids), sampling.max_tokens, default))
+        default, least = self._settings.max_new_tokens, sampling.min_tokens
+        most = fit(card, len(ids), sampling.max_tokens, default, least)
+        return ids, sampling.with_max_tokens(most)
 
     def _model(self, request: JobRequest) -> str:
         entry = self._catalog.resolve(request.model)
-        if entry.kind != "generate":
+        if request.inputs is None and entry.kind != "generate":
             raise InvalidRequestError(
                 f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"
+            )
+        if request.inputs is not None and entry.kind != "embed":
+            raise InvalidRequestError(
+                f"Model '{entry.model}' generates; embeddings are made by models of kind embed",
+                param="model",
             )
         return entry.model
 
@@ -206,15 +249,7 @@ class Submitter:
                 retry_after_s=MEMORY_RETRY_S,
             )
 
-    def _check(self, request: JobRequest) -> None:
-        """What can be said without the model, beyond what the route's schema has said."""
-        sampling, num_prompts = request.sampling, len(request.prompts)
-        if not 1 <= num_prompts <= MAX_PROMPTS:
-            raise InvalidRequestError(
-                f"prompt must hold 1 to {MAX_PROMPTS} prompts; got {num_prompts}.", param="prompt"
-            )
-        if not 1 <= sampling.n <= MAX_CHOICES:
-            raise InvalidRequestError(f"n must be 1 to {MAX_CHOICES}; got {sampling.n}.", param="n")
+    def _check_time(self, sampling: SamplingSpec) -> None:
         limit_s = self._settings.task_time_limit
         if sampling.time_limit_s > limit_s:
             raise InvalidRequestError(
@@ -222,18 +257,37 @@ class Submitter:
                 f"got {sampling.time_limit_s:g}.",
                 param="timeout",
             )
-        if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
-            raise InvalidRequestError(
-                f"min_tokens must be at most max_tokens; got {sampling.min_tokens} and "
-                f"{sampling.max_tokens}.",
-                param="min_tokens",
-            )
-        if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
-            raise InvalidRequestError(
-                "max_tokens must be at least 1; got 0, which goes only with log-probabilities of "
-                "the prompt.",
-                param="max_tokens",
-            )
+
+
+def _check(request: JobRequest) -> None:
+    """What can be said without the model, beyond what the route's schema has said."""
+    sampling, num_prompts = request.sampling, len(request.prompts)
+    if not 1 <= num_prompts <= MAX_PROMPTS:
+        raise InvalidRequestError(
+            f"prompt must hold 1 to {MAX_PROMPTS} prompts; got {num_prompts}.", param="prompt"
+        )
+    if not 1 <= sampling.n <= MAX_CHOICES:
+        raise InvalidRequestError(f"n must be 1 to {MAX_CHOICES}; got {sampling.n}.", param="n")
+    if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
+        raise InvalidRequestError(
+            "max_tokens must be at least 1; got 0, which goes only with log-probabilities of "
+            "the prompt.",
+            param="max_tokens",
+        )
+
+
+def _check_dimensions(card: ModelCard | None, dimensions: int | None) -> None:
+    if card is None or dimensions in (None, card.embedding_size):
+        return
+    raise InvalidRequestError(
+        f"dimensions must be {card.embedding_size}, the size of the embeddings of '{card.model}', "
+        f"or be left out; got {dimensions}.",
+        param="dimensions",
+    )
+
+
+def _stream_token() -> str:
+    return secrets.token_urlsafe(24)
 
 
 def _check_token_ids(card: ModelCard, sampling: SamplingSpec) -> None:

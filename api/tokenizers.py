@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from api.token_texts import TokenTexts
 from common.chat_template import RenderingTooLongError
+from common.embeddings import Input, check_count, encode_inputs
 from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
@@ -70,6 +71,20 @@ class Tokenizers:
             return [encoding.ids for encoding in encodings]
 
         return await self._run(encode, sum(map(len, texts)))
+
+    async def encode_inputs(
+        self, card: ModelCard, inputs: Sequence[Input]
+    ) -> tuple[tuple[int, ...], ...]:
+        """The token ids of an embedding job's inputs, which the model can run.
+
+        Raises:
+            InvalidRequestError: It cannot; see `common.embeddings.encode_inputs`.
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        check_count(inputs)
+        tokenizer = (await self.encoder(card)).tokenizer
+        size = sum(map(len, inputs))
+        return await self._run(lambda: encode_inputs(card, tokenizer, inputs), size)
 
     async def decode(
         self, card: ModelCard, token_ids: Sequence[int], *, skip_special_tokens: bool

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from api.response_format import FORMATS
 
 MAX_SHOWN_CHARS = 100
-FORMAT = "response_format"
+FORMAT, NESTED_FORMAT = "response_format", "text.format"
 
 _SHOULD = re.compile(r"^(Input|String|List|Dictionary|Value|Object|URL|Tuple|Set) should ")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
@@ -38,14 +38,18 @@ def explain(
     if not location:
         error = problem.get("ctx", {}).get("error")
         return _about_the_body(problem), getattr(error, "param", None)
-    if location[0] == FORMAT:
-        del location[1:2]  # which of its forms it is; that is no field
+    for path in (FORMAT.split("."), NESTED_FORMAT.split(".")):
+        if location[: len(path)] == path:
+            del location[len(path) : len(path) + 1]  # which of its forms it is; that is no field
     name = printable(_dotted(location))
     if kind == "missing":
         return f"{name} is required.", name
     if kind == "extra_forbidden":
         return f"{name} is not a known field.{_nearest(name, fields)}", name
-    return f"{name} {_expectation(fields.get(name), problem)}; got {shown(problem['input'])}.", name
+    expected = _expectation(fields.get(name), problem)
+    if problem["type"] == "value_error" and ("; got " in expected or name.startswith(FORMAT)):
+        return f"{name} {expected}.", name  # it says itself what came
+    return f"{name} {expected}; got {shown(problem['input'])}.", name
 
 
 def shown(value: object) -> str:
@@ -86,7 +90,7 @@ def _expectation(field: FieldInfo | None, problem: Mapping[str, Any]) -> str:
     if problem["type"] in _OUT_OF_RANGE and field is not None:
         return f"must be {_range_of(field)}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return printable(str(problem["ctx"]["error"]))
     if problem["type"] in _NO_FORM:
         return f"must be an object whose type is one of {', '.join(FORMATS)}"
     if problem["type"] == "string_unicode":

@@ -11,7 +11,8 @@
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   |-- ModelNotFoundError     404  model_not_found
     |   |   |-- BatchNotFoundError     404  batch_not_found
-    |   |   `-- StoredFileNotFoundError 404  file_not_found
+    |   |   |-- StoredFileNotFoundError 404  file_not_found
+    |   |   `-- ResponseNotFoundError  404  response_not_found
     |   |-- MethodNotAllowedError      405  method_not_allowed
     |   |-- TaskCancelledError         409  task_cancelled
     |   |-- TaskExpiredError           410  task_expired
@@ -135,6 +136,12 @@ class StoredFileNotFoundError(NotFoundError):
     """No such file, or it belongs to another key."""
 
     code = "file_not_found"
+
+
+class ResponseNotFoundError(NotFoundError):
+    """No such response, or it was deleted, was not stored, or belongs to another key."""
+
+    code = "response_not_found"
 
 
 class MethodNotAllowedError(RequestError):

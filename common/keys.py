@@ -33,9 +33,10 @@ baton:file_expiry           zset    file ids by when they expire (ms)    none
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model, `waited`, which a gateway sets (`common/waited.py`), and what is
-kept of files (`common/file_records.py`). Readers: the gateway, and the scripts themselves. They get
-the same names through `LUA_KEYS`, so that there is one spelling.
+sets when it has loaded a model, `waited`, which a gateway sets (`common/waited.py`), what a gateway
+drops of answers (`common/forgetting.py`), and what is kept of files (`common/file_records.py`).
+Readers: the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so
+that there is one spelling.
 """
 
 from __future__ import annotations

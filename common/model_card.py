@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Literal, Self
+
+ModelKind = Literal["generate", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class ModelCard:
         special_tokens: `bos_token`, `eos_token`, ... for the template.
         tool_template: The template for conversations with tools, where the model has one of its
             own for them.
+        kind: What it is for: `generate` or `embed`.
+        embedding_size: Numbers of an embedding; None where it makes none.
     """
 
     model: str
@@ -41,6 +45,8 @@ class ModelCard:
     chat_template: str | None
     special_tokens: dict[str, str]
     tool_template: str | None = None
+    kind: ModelKind = "generate"
+    embedding_size: int | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.errors import ModelNotFoundError, SettingsError
-from common.model_entries import DEFAULT_ALIAS, ModelEntry, ModelKind, Source, read_entries
+from common.model_card import ModelKind
+from common.model_entries import DEFAULT_ALIAS, ModelEntry, Source, read_entries
 from common.settings import Settings
 
 

@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
+from common.model_card import ModelKind
+
 BackendName = Literal["transformers"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16", "int8"]
-ModelKind = Literal["generate", "embed"]
 
 DEFAULT_ALIAS = "default"
 """Names the only model where `MODELS` is empty."""

@@ -144,7 +144,9 @@ def _template(card: ModelCard, source: str | None) -> ChatTemplate | None:
     return None if source is None else ChatTemplate(source, card.special_tokens)
 
 
-def fit(card: ModelCard, num_prompt: int, max_tokens: int | None, default: int) -> int:
+def fit(
+    card: ModelCard, num_prompt: int, max_tokens: int | None, default: int, min_tokens: int = 0
+) -> int:
     """The number of tokens to generate.
 
     Args:
@@ -152,9 +154,10 @@ def fit(card: ModelCard, num_prompt: int, max_tokens: int | None, default: int) 
         num_prompt: Tokens of the prompt.
         max_tokens: As the client asked for, or None; 0 where only the prompt is read.
         default: Where the client did not ask; cut to what the context still holds.
+        min_tokens: Raises the default.
 
     Raises:
-        ContextLengthError: The prompt, or the prompt and `max_tokens`, do not fit.
+        ContextLengthError: The prompt, or the prompt and `max_tokens` or `min_tokens`, do not fit.
     """
     room = card.context_length - num_prompt
     # OpenAI's words: by them litellm knows that a model with a larger context could answer.
@@ -164,8 +167,15 @@ def fit(card: ModelCard, num_prompt: int, max_tokens: int | None, default: int) 
             f"{limit} There are {num_prompt} in the prompt, and at least one has to be generated.",
             param="prompt",
         )
+    if max_tokens is None and min_tokens > room:
+        raise ContextLengthError(
+            f"The prompt has {num_prompt} tokens and min_tokens is {min_tokens}: "
+            f"{num_prompt + min_tokens} together, but the context length of '{card.model}' is "
+            f"{card.context_length}.",
+            param="min_tokens",
+        )
     if max_tokens is None:
-        return min(default, room)
+        return min(max(default, min_tokens), room)
     if max_tokens > room:
         raise ContextLengthError(
             f"{limit} There are {num_prompt} in the prompt and max_tokens is {max_tokens}: "

@@ -24,6 +24,7 @@ def request_logger(*, log_prompts: bool) -> OnEnd:
         fields = _fields(record, outcome)
         if log_prompts:
             fields["prompt_ids"] = record.prompt_ids
+            fields["inputs"] = record.inputs
             fields["output"] = [choice.text for choice in outcome.choices]
         _log.info("job ended", extra=fields)
 

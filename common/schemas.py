@@ -3,9 +3,9 @@
 Knows nothing about HTTP and nothing about Redis commands: a record is a flat mapping of strings.
 
 Fields of a job record, in the order in which they appear in a job's life:
-    submit   status key model class params prompt_ids | prompt, stream_token request_id user_id
-             metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
-             n (where it is to have several choices)
+    submit   status key model class params prompt_ids | prompt | inputs, stream_token request_id
+             user_id metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
+             n (where it is to have several choices), reply (a route's own, never read here)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
@@ -17,7 +17,7 @@ Fields of a job record, in the order in which they appear in a job's life:
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for); nonce goes
+             (where asked for) embeddings (of an embedding job); nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
 from common.sampling import SamplingSpec
 from common.token_logprobs import TokenLogprobs
 
@@ -102,6 +103,9 @@ class JobSpec:
             then the worker that claims the job encodes `prompt` by the same function.
         prompt: The prompt as it came; kept only where `prompt_ids` is None.
         stream_token: Opens this job's stream, and nothing else, without a key.
+        reply: What the route keeps for its answers, packed by itself.
+        inputs: What an embedding job embeds, in place of a prompt: token ids, or texts where no
+            worker has announced the model yet. None: the job generates.
     """
 
     job_id: str
@@ -115,6 +119,8 @@ class JobSpec:
     prompt: Prompt | None = None
     user_id: str | None = None
     metadata: dict[str, str] | None = None
+    reply: str | None = None
+    inputs: tuple[Input, ...] | None = None
 
     def to_fields(self) -> dict[str, str]:
         """The record's fields, without those that the submit script adds."""
@@ -133,11 +139,13 @@ class JobSpec:
             record["prompt_tokens"] = str(len(self.prompt_ids))
         if self.prompt is not None:
             record["prompt"] = self.prompt.pack()
-        if self.user_id is not None:
-            record["user_id"] = self.user_id
-        if self.metadata is not None:
-            record["metadata"] = _dump(self.metadata)
-        return record
+        if self.inputs is not None:
+            record["inputs"] = pack_inputs(self.inputs)
+            if (num_tokens := count_tokens(self.inputs)) is not None:
+                record["prompt_tokens"] = str(num_tokens)
+        metadata = None if self.metadata is None else _dump(self.metadata)
+        texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
+        return record | {name: text for name, text in texts.items() if text is not None}
 
 
 def member_ids(group_id: str, count: int) -> list[str]:
@@ -193,6 +201,7 @@ class Outcome:
         tails: For each choice, text that belongs to no event yet; it rides in the last one.
         prompt_logprobs: One for each token of the prompt, None for the first, where they were asked
             for, else none.
+        embeddings: Of an embedding job that is completed.
     """
 
     status: JobStatus
@@ -203,6 +212,7 @@ class Outcome:
     error_type: str | None = None
     error_message: str | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    embeddings: Embeddings | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -219,6 +229,8 @@ class Outcome:
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
             record["prompt_logprobs"] = _dump(listed)
+        if self.embeddings is not None:
+            record["embeddings"] = self.embeddings.pack()
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
@@ -231,7 +243,8 @@ class JobRecord:
 
     Attributes:
         completion_tokens: Committed, of all choices together.
-        prompt_logprobs: As in `Outcome`; none before the end.
+        prompt_logprobs, embeddings: As in `Outcome`; none before the end.
+        inputs: As in `JobSpec`.
     """
 
     job_id: str
@@ -261,6 +274,9 @@ class JobRecord:
     error_message: str | None = None
     cancel_requested: bool = False
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    reply: str | None = None
+    inputs: tuple[Input, ...] | None = None
+    embeddings: Embeddings | None = None
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -293,6 +309,9 @@ class JobRecord:
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
             prompt_logprobs=_prompt_logprobs(record.get("prompt_logprobs")),
+            reply=record.get("reply"),
+            inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
+            embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
         )
 
 

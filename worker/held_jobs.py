@@ -28,6 +28,8 @@ class HeldJob:
         prompt_ids: The prompt's token ids.
         committed: The token events of earlier attempts, in order, of all choices.
         max_tokens: Tokens to generate for each choice, those of earlier attempts counted.
+        inputs: Token ids of each input of an embedding job; it has no prompt, and one choice, of
+            no tokens.
 
     Attributes:
         choices: The output of each, in order.
@@ -42,8 +44,10 @@ class HeldJob:
         prompt_ids: tuple[int, ...],
         committed: list[TokenEvent],
         max_tokens: int,
+        inputs: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         self.claim = claim
+        self.inputs = inputs
         self.prompt_ids = prompt_ids
         self.max_tokens = max_tokens
         self.done = threading.Event()
@@ -126,6 +130,8 @@ class HeldJob:
 
     def _outcome(self, ends: list[BackendEnd]) -> Outcome:
         decisive = self._breach or ends[0]
+        if self.inputs:
+            return self._outcome_of_inputs(decisive)
         has_output = self._num_tokens > 0 or decisive.error_type is None
         results = [
             # Those that were called off ended for the same reason as the one that did it.
@@ -143,6 +149,16 @@ class HeldJob:
             error_type=decisive.error_type,
             error_message=decisive.error_message,
             prompt_logprobs=self._whole_prompt_logprobs(),
+        )
+
+    def _outcome_of_inputs(self, end: BackendEnd) -> Outcome:
+        return Outcome(
+            status=end.status,
+            prompt_tokens=sum(map(len, self.inputs)),
+            timings=end.timings,
+            error_type=end.error_type,
+            error_message=end.error_message,
+            embeddings=end.embeddings,
         )
 
     def _whole_prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]:

@@ -68,7 +68,7 @@ class EngineHost:
         return False
 
     def start(self, publisher: Publisher) -> None:
-        """Begin to generate."""
+        """Begin to run jobs."""
         self._thread = threading.Thread(
             target=self.backend.run,
             args=(publisher.deliver, self._stop),
@@ -78,7 +78,7 @@ class EngineHost:
         self._thread.start()
 
     def stop(self) -> None:
-        """Generate no more; jobs that run are left as they are."""
+        """Run no more; jobs that run are left as they are."""
         self._stop.set()
         if self._thread is not None:
             self.backend.wake()
@@ -122,6 +122,7 @@ def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
         committed_ids=choice.committed_ids,
         used_s=record.used_ms / 1000,
         choice=choice.index,
+        inputs=job.inputs,
     )
 
 

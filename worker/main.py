@@ -27,7 +27,7 @@ from common import __version__, keys, log
 from common.cancellations import Cancellations
 from common.connection import connect
 from common.durability import DurabilityCheck
-from common.errors import ModelLoadError, RedisUnavailableError, SettingsError
+from common.errors import RedisUnavailableError, SettingsError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
 from common.job_store import Claims
@@ -265,16 +265,12 @@ def main() -> int:
 
 
 def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare) -> Backend:
-    """What will run a model; nothing is loaded by it.
-
-    Raises:
-        ModelLoadError: There is no backend for it.
-    """
-    if entry.kind == "embed":
-        raise ModelLoadError(
-            f"Model loading failed: {entry.model!r} makes embeddings, which no backend here can"
-        )
+    """What will run a model; nothing is loaded by it."""
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
+    if entry.kind == "embed":
+        from worker.backends.embedding import EmbeddingBackend
+
+        return EmbeddingBackend(entry, settings)
     from worker.backends.transformers import TransformersBackend
 
     return TransformersBackend(entry, settings, share)

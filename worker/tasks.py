@@ -11,9 +11,10 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from common.embeddings import encode_inputs
 from common.errors import (
     BatonError,
     EngineError,
@@ -39,6 +40,18 @@ T = TypeVar("T")
 
 class Draining(Exception):
     """This worker takes no more jobs; the permit belongs to another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a job asks of the backend: to go on after a prompt, or to embed inputs."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    inputs: tuple[tuple[int, ...], ...] = ()
+
+    def hold(self, claim: Claim, committed: list[TokenEvent]) -> HeldJob:
+        return HeldJob(claim, self.prompt_ids, committed, self.max_tokens, self.inputs)
 
 
 class JobRunner:
@@ -144,7 +157,7 @@ class JobRunner:
     def _run(self, claim: Claim, host: EngineHost) -> None:
         record = claim.record
         try:
-            prompt_ids, max_tokens = self._prepare(record, _encoder_of(host))
+            work = self._prepare(record, _encoder_of(host))
         except InvalidRequestError as error:
             self._refuse(claim, error)
             return
@@ -157,7 +170,9 @@ class JobRunner:
         if record.last_eid > 0:
             committed = self._patiently(lambda: self._events.committed(record.job_id))
             log.info("Resuming after %d events, attempt %d", len(committed), record.attempts)
-        job = HeldJob(claim, prompt_ids, committed, max_tokens)
+        if work.inputs:  # nothing of an earlier attempt is left, so its time does not count
+            claim = replace(claim, record=replace(record, used_ms=0))
+        job = work.hold(claim, committed)
         if job.num_committed != record.completion_tokens or not host.can_continue(job):
             log.warning("What was generated cannot be continued here; starting from nothing")
             try:
@@ -165,26 +180,35 @@ class JobRunner:
             except FencedError:
                 return
             fresh = replace(claim, record=replace(record, completion_tokens=0, used_ms=0))
-            job = HeldJob(fresh, prompt_ids, [], max_tokens)
+            job = work.hold(fresh, [])
         host.submit(job)
         if self._draining.is_set():
             # `drain` may have looked before this job was held; one of the two sees it.
             self._hand_back(job)
         job.done.wait()
 
-    def _prepare(self, record: JobRecord, encoder: PromptEncoder) -> tuple[tuple[int, ...], int]:
-        """The prompt's ids and the tokens to generate.
+    def _prepare(self, record: JobRecord, encoder: PromptEncoder) -> _Work:
+        """What there is to do.
 
         Raises:
-            InvalidRequestError: The prompt, which no gateway could check, cannot be run.
+            InvalidRequestError: The prompt or an input, which no gateway could check, cannot be
+                run; or the model has been made one of another kind since.
         """
+        if (record.inputs is None) != (encoder.card.kind == "generate"):
+            raise InvalidRequestError(
+                f"Model '{record.model}' is of kind {encoder.card.kind} now: it cannot run this.",
+                param="model",
+            )
+        if record.inputs is not None:
+            return _Work((), 0, encode_inputs(encoder.card, encoder.tokenizer, record.inputs))
         prompt_ids = record.prompt_ids
         if prompt_ids is None:
             prompt_ids = encoder.encode(record.prompt or Prompt(text=""))
         sampling = record.sampling
         sampling.check_size(len(prompt_ids))
-        default = max(self._default_max_tokens, sampling.min_tokens)
-        return prompt_ids, fit(encoder.card, len(prompt_ids), sampling.max_tokens, default)
+        default, least = self._default_max_tokens, sampling.min_tokens
+        most = fit(encoder.card, len(prompt_ids), sampling.max_tokens, default, least)
+        return _Work(prompt_ids, most)
 
     def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(

@@ -17,15 +17,17 @@ from api.openai.call_maker import CallMaker
 from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
+from api.openai.embeddings_request import EmbeddingsRequest
 from api.validation_message import explain, shown
 from common.errors import InvalidRequestError
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
-Body = ChatRequest | CompletionRequest
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Body = ChatRequest | CompletionRequest | EmbeddingsRequest
 MAX_CUSTOM_ID_CHARS = 512
-_BODIES: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
+_BODIES: dict[str, type[ChatRequest] | type[CompletionRequest] | type[EmbeddingsRequest]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingsRequest,
 }
 
 
@@ -97,7 +99,7 @@ def _body_of(line: _Line, endpoint: str) -> Body:
     except ValidationError as error:
         message, param = explain(error.errors(), kind.model_fields)
         raise LineError("invalid_request", message, param, line.custom_id) from error
-    if body.stream:
+    if body.is_streamed:
         raise LineError(
             "invalid_request",
             "stream must be false: the answers of a batch are in its output file.",

@@ -160,6 +160,30 @@ class Completion(_Head):
     choices: list[CompletionChoice]
 
 
+class Embedding(_Answer):
+    """The vector of one input."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str = Field(description="A text where `base64` was asked for.")
+
+
+class EmbeddingsUsage(_Answer):
+    """Tokens of all inputs together."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsList(_Answer):
+    """The vectors of the inputs, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingsUsage
+
+
 class Model(_Answer):
     """One model."""
 

@@ -8,6 +8,8 @@ from api.fleet_poller import FleetPoller
 from api.openai.calls import Call, ChatCall, CompletionCall, family_of
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
+from api.openai.embeddings_call import EmbeddingsCall
+from api.openai.embeddings_request import EmbeddingsRequest
 from api.tokenizers import Tokenizers
 from common.errors import ModelNotFoundError
 from common.model_catalog import ModelCatalog
@@ -30,7 +32,7 @@ class CallMaker:
         self._poller = poller
         self._tokenizers = tokenizers
 
-    async def of(self, body: ChatRequest | CompletionRequest) -> Call:
+    async def of(self, body: ChatRequest | CompletionRequest | EmbeddingsRequest) -> Call:
         """The call that a body asks for.
 
         Raises:
@@ -39,6 +41,8 @@ class CallMaker:
         """
         if isinstance(body, CompletionRequest):
             return CompletionCall(body, self._settings)
+        if isinstance(body, EmbeddingsRequest):
+            return EmbeddingsCall(body, self._settings)
         family = await self._family_of(body.model) if body.tools else Family.GENERIC
         return ChatCall(body, self._settings, family)
 

@@ -11,7 +11,7 @@ from api.openai.chat_answer import ChatAnswer
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_answer import CompletionAnswer, Echo
 from api.openai.completion_request import CompletionRequest
-from api.openai.fields import OpenAIRequest
+from api.openai.fields import CallBody
 from api.openai.job_requests import chat_job, completion_job
 from api.token_texts import TokenTexts
 from api.tokenizers import Tokenizers
@@ -25,7 +25,7 @@ TAG = "<tool_call>"
 
 
 class Call(Protocol):
-    """One request to a generating endpoint.
+    """One request that is answered by jobs.
 
     Attributes:
         body: As it came.
@@ -33,7 +33,7 @@ class Call(Protocol):
         id_prefix: Of the answer's id.
     """
 
-    body: OpenAIRequest
+    body: CallBody
     job: JobRequest
     id_prefix: str
 
@@ -61,7 +61,7 @@ class ChatCall:
     id_prefix = "chatcmpl-"
 
     def __init__(self, body: ChatRequest, settings: Settings, family: Family) -> None:
-        self.body: OpenAIRequest = body
+        self.body: CallBody = body
         self.job = chat_job(body, settings, family)
         [prompt] = self.job.prompts
         self._has_tools = prompt.tools is not None
@@ -98,7 +98,7 @@ class CompletionCall:
     id_prefix = "cmpl-"
 
     def __init__(self, body: CompletionRequest, settings: Settings) -> None:
-        self.body: OpenAIRequest = body
+        self.body: CallBody = body
         self.job = completion_job(body, settings)
         self._echoes = bool(body.echo)
 

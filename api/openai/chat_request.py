@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
 from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
+from api.schemas import MAX_INT
 from common.chat_messages import ROLES
 
 _TEXT_PARTS = {
@@ -87,7 +88,7 @@ class ChatRequest(OpenAIRequest):
         description="The conversation. Roles: system, developer, user, assistant, tool."
     )
     max_completion_tokens: int | None = Field(
-        default=None, ge=1, le=2**31, description="The newer name of `max_tokens`."
+        default=None, ge=1, le=MAX_INT, description="The newer name of `max_tokens`."
     )
     logprobs: bool | None = Field(default=None, description="Tell how likely each token was.")
     top_logprobs: int | None = Field(

@@ -1,4 +1,4 @@
-"""The fields that both generating endpoints of OpenAI have, and our sampling extras.
+"""The fields that OpenAI's endpoints have in common, and our sampling extras.
 
 Strict, as the native endpoints are, except that `null` stands for a field that was left out:
 OpenAI's clients send it. What changes nothing here is taken and named in `docs/api.md`.
@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from api.schemas import (
     MAX_FIELDS,
+    MAX_INT,
     MAX_METADATA,
     MAX_SEED,
     MAX_STOP_IDS,
@@ -48,8 +49,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = Field(default=None, description="Changes nothing.")
 
 
-class OpenAIRequest(BaseModel):
-    """The fields of both endpoints."""
+class CallBody(BaseModel):
+    """The fields of every call that is a job."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -59,10 +60,57 @@ class OpenAIRequest(BaseModel):
     """Fields of OpenAI's that would change the answer and cannot, and what to do instead."""
 
     model: NameText = Field(description="An id of `GET /v1/models`.", examples=["baton-toy"])
+    user: NameText | None = Field(default=None, description="Your user, for your own tracking.")
+    priority: JobClass | None = Field(
+        default=None, description="Which line to wait in. Default: normal."
+    )
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that the job may run. Default and maximum: TASK_TIME_LIMIT (120).",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, body: object) -> object:
+        if not isinstance(body, dict):
+            return body
+        # Each unknown field would become an error of its own; one is enough.
+        if len(body) > MAX_FIELDS:
+            raise ValueError(f"The body must have at most {MAX_FIELDS} fields; got {len(body)}")
+        return {name: value for name, value in body.items() if not cls._is_void(name, value)}
+
+    @classmethod
+    def _is_void(cls, name: object, value: object) -> bool:
+        """Whether a field is one of OpenAI's that cannot be obeyed, and asks for nothing.
+
+        Raises:
+            ValueError: It asks for something.
+        """
+        if name not in cls.unsupported:
+            return False
+        if value not in (None, False, [], {}, ""):
+            raise FieldError(str(name), f"is not supported here: {cls.unsupported[str(name)]}")
+        return True
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is sent while it is made."""
+        return False
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return False
+
+
+class OpenAIRequest(CallBody):
+    """The fields of both generating endpoints."""
+
     max_tokens: int | None = Field(
         default=None,
         ge=0,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )
@@ -91,7 +139,6 @@ class OpenAIRequest(BaseModel):
     )
     stream: bool | None = Field(default=None, description="Send the answer while it is generated.")
     stream_options: StreamOptions | None = None
-    user: NameText | None = Field(default=None, description="Your user, for your own tracking.")
     metadata: dict[NameText, NameText] | None = Field(
         default=None, max_length=MAX_METADATA, description="Up to 16 pairs of text, kept with it."
     )
@@ -99,7 +146,7 @@ class OpenAIRequest(BaseModel):
     top_k: int | None = Field(
         default=None,
         ge=0,
-        le=2**31,
+        le=MAX_INT,
         description="Draw from the k likeliest tokens; 0: from all. Default: 50.",
     )
     min_p: float | None = Field(
@@ -124,24 +171,6 @@ class OpenAIRequest(BaseModel):
         fail_fast=True,
         description="Tokens that end the answer, as the model's end token does.",
     )
-    priority: JobClass | None = Field(
-        default=None, description="Which line to wait in. Default: normal."
-    )
-    timeout: float | None = Field(
-        default=None,
-        gt=0,
-        description="Seconds that the job may run. Default and maximum: TASK_TIME_LIMIT (120).",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, body: object) -> object:
-        if not isinstance(body, dict):
-            return body
-        # Each unknown field would become an error of its own; one is enough.
-        if len(body) > MAX_FIELDS:
-            raise ValueError(f"The body must have at most {MAX_FIELDS} fields; got {len(body)}")
-        return {name: value for name, value in body.items() if not cls._is_void(name, value)}
 
     @model_validator(mode="after")
     def _check_together(self) -> OpenAIRequest:
@@ -149,18 +178,15 @@ class OpenAIRequest(BaseModel):
             raise FieldError("stream_options", "goes with stream: true")
         return self
 
-    @classmethod
-    def _is_void(cls, name: object, value: object) -> bool:
-        """Whether a field is one of OpenAI's that cannot be obeyed, and asks for nothing.
+    @property
+    def is_streamed(self) -> bool:
+        """Source: CallBody."""
+        return bool(self.stream)
 
-        Raises:
-            ValueError: It asks for something.
-        """
-        if name not in cls.unsupported:
-            return False
-        if value not in (None, False, [], {}, ""):
-            raise FieldError(str(name), f"is not supported here: {cls.unsupported[str(name)]}")
-        return True
+    @property
+    def tells_usage(self) -> bool:
+        """Source: CallBody."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 def _nothing(value: object) -> None:

@@ -33,7 +33,7 @@ def chat_job(body: ChatRequest, settings: Settings, family: Family) -> JobReques
     choice = parse_tool_choice(body.tool_choice, tools)
     told = tools if choice.mode != "none" else ()
     calling = grammar_for(choice, tools, family, parallel=body.parallel_tool_calls is not False)
-    sampling = _sampling(
+    sampling = sampling_of(
         body,
         settings,
         max_tokens=body.most_tokens,
@@ -58,7 +58,7 @@ def chat_job(body: ChatRequest, settings: Settings, family: Family) -> JobReques
 
 def completion_job(body: CompletionRequest, settings: Settings) -> JobRequest:
     """One job for each prompt of a completion."""
-    sampling = _sampling(
+    sampling = sampling_of(
         body,
         settings,
         max_tokens=body.max_tokens,
@@ -91,7 +91,7 @@ def _request(
     )
 
 
-def _sampling(
+def sampling_of(
     body: OpenAIRequest,
     settings: Settings,
     *,
@@ -101,6 +101,7 @@ def _sampling(
     prompt_logprobs: int | None = None,
     skip_special_tokens: bool = True,
 ) -> SamplingSpec:
+    """What a body says of sampling, with the defaults where it says nothing."""
     temperature, top_p, top_k = by_strategy(
         body.strategy,
         settings.temperature if body.temperature is None else body.temperature,

@@ -134,8 +134,7 @@ class Serving:
 
     @property
     def _tells_usage(self) -> bool:
-        options = self._call.body.stream_options
-        return options is not None and bool(options.include_usage)
+        return self._call.body.tells_usage
 
     def _delta_frames(
         self, answer: Answer, job: int, deltas: Sequence[ChoiceDelta]

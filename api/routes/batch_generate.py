@@ -12,24 +12,23 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from api.answering import CLIENT_CLOSED, streamed
 from api.answers import BatchGeneratedAnswer, BatchSubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
 from api.hang_up import ClientGoneError, until_hang_up
-from api.idempotency import REPLAYED, IdempotencyKeyHeader
+from api.idempotency import IdempotencyKeyHeader
 from api.job_request import batch_generate_request, generate_request
 from api.job_views import result_view
-from api.limits import rate_headers
 from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
 from api.routes.generate import POLL_AFTER_S
 from api.schemas import BatchGenerateRequest, GenerateRequest
 from api.sse import EventStream
 from api.submission import Accepted
-from api.submitting import submit, task_links
+from api.submitting import headers_of, submitted, task_links
 from api.token_stream import TokenStream
 
-CLIENT_CLOSED = 499
 MESSAGE = "Your requests are being processed. Use each task_id to check status."
 _ERRORS = errors(400, 401, 404, 410, 413, 422, 429, 503, 504)
 _PREFER = {
@@ -65,24 +64,19 @@ async def batch_generate(
     The prompts are taken all or none, and count once toward your rate. A client that hangs up
     cancels them, unless it has an `Idempotency-Key`: then it may come back within half a minute.
     """
-    accepted = await submit(
-        request,
-        gateway,
-        key_id,
-        batch_generate_request(body, gateway.settings),
-        None if idempotency_key is None else idempotency_key.of(body),
-    )
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
+    idempotency = None if idempotency_key is None else idempotency_key.of(body)
+    job_request = batch_generate_request(body, gateway.settings)
+    accepted = await submitted(request, gateway, key_id, idempotency, job_request)
+    headers = headers_of(request, accepted)
     if is_async(request.headers.getlist("prefer")):
         return _accepted(request, accepted, headers)
-    is_keyed = idempotency_key is not None
+    is_keyed = idempotency is not None
+    results = _results(gateway, accepted, key_id, body.model_name, is_keyed=is_keyed)
     try:
-        results = await until_hang_up(
-            request.receive, _results(gateway, accepted, key_id, body.model_name, is_keyed=is_keyed)
-        )
+        found = await until_hang_up(request.receive, results)
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
-    return JSONResponse({"results": results}, headers=headers)
+    return JSONResponse({"results": found}, headers=headers)
 
 
 @router.post(
@@ -103,22 +97,13 @@ async def stream_generate(
     What goes wrong on the way is in the last event, as an error with `done`. A client that hangs up
     cancels the task. For a stream that survives its connection, use `POST /generate`.
     """
-    accepted = await submit(
-        request,
-        gateway,
-        key_id,
-        generate_request(body, gateway.settings),
-        None if idempotency_key is None else idempotency_key.of(body),
-    )
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
+    idempotency = None if idempotency_key is None else idempotency_key.of(body)
+    job_request = generate_request(body, gateway.settings)
+    accepted = await submitted(request, gateway, key_id, idempotency, job_request)
     [job] = accepted.jobs
-    is_keyed = idempotency_key is not None
-    frames = TokenStream(gateway, request.scope, job.job_id, key_id, is_keyed=is_keyed).frames()
-    try:
-        first = await until_hang_up(request.receive, _first(frames))
-    except ClientGoneError:
-        return Response(status_code=CLIENT_CLOSED)
-    return EventStream(frames, headers=headers, first=first)
+    is_keyed = idempotency is not None
+    stream = TokenStream(gateway, request.scope, job.job_id, key_id, is_keyed=is_keyed)
+    return await streamed(request, stream.frames(), headers_of(request, accepted))
 
 
 async def _results(
@@ -146,8 +131,3 @@ def _accepted(request: Request, accepted: Accepted, headers: Mapping[str, str]) 
     body = {"status": "queued", "message": MESSAGE, "tasks": tasks}
     applied = {"Preference-Applied": "respond-async", "Retry-After": POLL_AFTER_S}
     return JSONResponse(body, 202, {**applied, **headers})
-
-
-async def _first(frames: Any) -> bytes:
-    first: bytes = await anext(frames)
-    return first

@@ -10,14 +10,13 @@ from fastapi.responses import JSONResponse
 from api.answers import GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
-from api.idempotency import REPLAYED, IdempotencyKeyHeader
+from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
-from api.limits import rate_headers
 from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
-from api.submitting import submit, task_links
+from api.submitting import headers_of, submitted, task_links
 from common.errors import RedisUnavailableError
 from common.schemas import JobStatus
 
@@ -63,15 +62,11 @@ async def generate(
     the first time, and where that is by now.
     """
     wait_s = wait_of(request.headers.getlist("prefer"))
-    accepted = await submit(
-        request,
-        gateway,
-        key_id,
-        generate_request(body, gateway.settings),
-        None if idempotency_key is None else idempotency_key.of(body),
-    )
+    idempotency = None if idempotency_key is None else idempotency_key.of(body)
+    job_request = generate_request(body, gateway.settings)
+    accepted = await submitted(request, gateway, key_id, idempotency, job_request)
     [job] = accepted.jobs
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
+    headers = headers_of(request, accepted)
     if wait_s is not None:
         result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
+from api.answering import answered
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
-from api.hang_up import ClientGoneError, until_hang_up
-from api.idempotency import REPLAYED, IdempotencyKey, IdempotencyKeyHeader
-from api.limits import rate_headers
+from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
 from api.openai.answers import Chat, Completion, errors
 from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.serving import Serving
-from api.sse import EventStream
-from api.submitting import submit
+from api.submitting import headers_of, submitted
 
-CLIENT_CLOSED = 499
 _FAILURES = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -78,20 +73,8 @@ async def _answered(
     call: Call,
 ) -> Response:
     idempotency = None if idempotency_key is None else idempotency_key.of(call.body)
-    accepted = await submit(request, gateway, key_id, call.job, idempotency)
-    headers = {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
-    is_keyed = idempotency_key is not None
+    accepted = await submitted(request, gateway, key_id, idempotency, call.job)
+    is_keyed = idempotency is not None
     serving = Serving(gateway, request.scope, call, accepted, key_id, is_keyed=is_keyed)
-    try:
-        if not call.body.stream:
-            whole = await until_hang_up(request.receive, serving.whole())
-            return JSONResponse(whole, headers=headers)
-        frames = serving.frames()
-        first = await until_hang_up(request.receive, _next(frames))
-        return EventStream(frames, headers=headers, first=first)
-    except ClientGoneError:
-        return Response(status_code=CLIENT_CLOSED)
-
-
-async def _next(frames: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(frames)
+    headers = headers_of(request, accepted)
+    return await answered(request, serving, headers, streams=call.body.is_streamed)

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from api.answers import (
     CancelAnswer,
+    EmbeddedAnswer,
     FailedAnswer,
     GeneratedAnswer,
     StatusAnswer,
@@ -57,7 +58,7 @@ async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
 @router.get(
     "/result/{task_id}",
-    response_model=GeneratedAnswer | FailedAnswer,
+    response_model=GeneratedAnswer | EmbeddedAnswer | FailedAnswer,
     summary="What a task has generated",
     responses={
         202: {"model": UnfinishedAnswer, "description": "Not there yet; see `Retry-After`."},
@@ -68,7 +69,8 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
     """The text and its metrics; `status: error` where the task failed or ran out of time.
 
     A task that ran out of time also has `state: expired` and what it had generated. A cancelled
-    one has `status: cancelled` and what it had generated.
+    one has `status: cancelled` and what it had generated. A task of `POST /v1/embeddings` has its
+    vectors instead.
     """
     record = await gateway.jobs.get(task_id, key_id)
     if not record.status.is_final:

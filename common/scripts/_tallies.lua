@@ -51,7 +51,7 @@ local function tally_end(id, status, generation_tokens)
   if job[4] then
     observe('time_to_first_token:', 'time_to_first_token:sum', since_submit_us(job[4]))
   end
-  if job[4] or status == 'completed' then  -- or it was read to be scored
+  if job[4] or status == 'completed' then  -- or it was read to be scored or embedded
     add('tokens:prompt', tonumber(job[8] or 0))
   end
   if job[4] and job[9] then

@@ -113,6 +113,23 @@ def invent_word(rng: random.Random) -> str:
     )
 
 
+def invent_name(rng: random.Random) -> str:
+    """Draw a name that looks like one of many languages, mostly one that nobody has.
+
+    Args:
+        rng: Source of the draws.
+
+    Returns:
+        One word of one to four syllables with a capital.
+    """
+    lot = rng.random()
+    if lot < 0.25:
+        return invent_word(rng).capitalize()
+    start = rng.choice(words.NAME_STARTS)
+    middle = rng.choice(words.NAME_MIDDLES) if rng.random() < 0.6 else ""
+    return (start + middle + rng.choice(words.NAME_ENDS)).capitalize()
+
+
 def draw_character(
     rng: random.Random,
     *,

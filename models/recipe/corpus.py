@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.recipe import words
-from models.recipe.cast import invent_word
+from models.recipe.cast import invent_name, invent_word
+from models.recipe.drills import draw_names, draw_words
 from models.recipe.exchange import Exchange
 from models.recipe.grammar import expand
+from models.recipe.openings import NOUNS, QUALITIES
 from models.recipe.questions import QUESTIONS, draw_fact_text, draw_sum_table
 from models.recipe.requests import REQUESTS
 from models.recipe.smalltalk import SMALLTALK, draw_introduction
@@ -72,6 +74,12 @@ _LINKS = re.compile(
 
 def _draw_cut(text: str, first: int, rng: random.Random) -> int:
     """Draw where an opening ends, not before `first`: after some words or a whole sentence."""
+    if rng.random() < 0.4:
+        gaps = [match.start() for match in re.finditer(" ", text[: first + 160])][:15]
+        gaps = [gap for gap in gaps if gap >= first]
+        if gaps:
+            cut = rng.choice(gaps)
+            return cut - 1 if text[cut - 1] in ",." else cut
     if rng.random() < 0.25:
         links = [match.end() for match in _LINKS.finditer(text, first, first + 160)]
         if links:
@@ -95,13 +103,13 @@ def _draw_opened(rng: random.Random) -> tuple[str, int]:
     Rare names and words that do not exist stand first in the opening: the model shall copy, not
     invent them.
     """
-    invent = rng.random() < 0.35
+    invent = rng.random() < 0.25
     lot = rng.random()
-    story = draw_story(rng, invent=invent, odd=lot < 0.4, bare=lot > 0.85)
+    story = draw_story(rng, invent=invent, odd=lot < 0.3, bare=lot > 0.85, free=lot < 0.1)
     hero, text, first = story.cast.hero, story.text, 0
     if invent:
         first = max(text.find(word) + len(word) for word in (hero.name, hero.kind))
-    elif rng.random() < 0.4:
+    elif rng.random() < 0.65:
         text, name = _rename(story, rng)
         first = text.find(name) + len(name)
     named = text.find(hero.kind) + len(hero.kind)
@@ -115,15 +123,19 @@ def _rename(story: Story, rng: random.Random) -> tuple[str, str]:
     hero = story.cast.hero
     is_male = hero.sex == "m"
     name = rng.choice(words.OTHER_BOY_NAMES if is_male else words.OTHER_GIRL_NAMES)
-    if rng.random() < 0.3:
+    if rng.random() < 0.6:
+        name = invent_name(rng)
+    if rng.random() < 0.2:
         title = rng.choice(words.MALE_TITLES if is_male else words.FEMALE_TITLES)
-        name = f"{title} {rng.choice(words.FAMILY_NAMES)}"
+        family = rng.choice(words.FAMILY_NAMES) if rng.random() < 0.5 else invent_name(rng)
+        name = f"{title} {family}"
     return re.sub(rf"\b{hero.name}\b", name, story.text), name
 
 
 def _draw_bare(rng: random.Random) -> tuple[str, str]:
     """Draw a story and part it after one to four words: a noun, a name or less, in any case."""
-    text = draw_story(rng, bare=rng.random() < 0.7, odd=rng.random() < 0.3).text
+    lot = rng.random()
+    text = draw_story(rng, bare=lot < 0.5, odd=rng.random() < 0.3, free=lot > 0.65).text
     gaps = [i for i, sign in enumerate(text[:80]) if sign == " "]
     cut = gaps[rng.choice((0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 3))]
     head, tail = text[:cut], text[cut:]
@@ -139,16 +151,48 @@ def _draw_bare(rng: random.Random) -> tuple[str, str]:
     return head, tail
 
 
+def _draw_free(rng: random.Random) -> tuple[str, str]:
+    """Draw a story whose first sentence has any shape, and part it at any of its words."""
+    story = draw_story(rng, free=True)
+    text = story.text
+    last = len(story.sentences[0]) + (0 if rng.random() < 0.75 else len(story.sentences[1]))
+    cut = rng.choice([i for i, sign in enumerate(text[: last + 1]) if sign == " "])
+    head, tail = text[:cut], text[cut:]
+    if head[-1] in ",;" and rng.random() < 0.7:
+        head, tail = head[:-1], head[-1] + tail
+    head = _garble(head, tail, rng) if rng.random() < 0.25 else head
+    lot = rng.random()
+    if lot < 0.3:
+        head = head[0].lower() + head[1:]
+    elif lot < 0.45:
+        head = head.lower()
+    elif lot < 0.5:
+        head = head.upper()
+    return head, tail
+
+
+def _garble(head: str, tail: str, rng: random.Random) -> str:
+    """Put a word that does not exist for one that the rest of the text does not need."""
+    pool = (*NOUNS, *QUALITIES)
+    found = [word for word in re.findall(r"\w+", head) if word in pool and word not in tail]
+    if not found:
+        return head
+    return re.sub(rf"\b{rng.choice(found)}\b", invent_word(rng), head)
+
+
 def _raw_story(rng: random.Random) -> Document:
     lot = rng.random()
-    if lot < 0.5:
+    if lot < 0.3:
         return [Segment(draw_story(rng).text, True)]
-    if lot < 0.6:
+    if lot < 0.5:
+        head, tail = _draw_free(rng)
+        return [Segment(head, False), Segment(tail, True)]
+    if lot < 0.56:
         story = draw_story(rng)
         start = rng.randint(2, 6)
         head, tail = story.sentences[start], story.sentences[start + 1 :]
         return [Segment(head, False), Segment(" " + " ".join(tail), True)]
-    if lot < 0.74:
+    if lot < 0.68:
         head, tail = _draw_bare(rng)
         return [Segment(head, False), Segment(tail, True)]
     text, cut = _draw_opened(rng)
@@ -164,12 +208,16 @@ def _raw_story(rng: random.Random) -> Document:
 
 
 def _continuation(rng: random.Random) -> Exchange:
-    if rng.random() < 0.15:
+    lot = rng.random()
+    if lot < 0.13:
         return Exchange(*_draw_bare(rng))
-    text, cut = _draw_opened(rng)
     # The answer goes on as plain text would, so it begins with the space: without it, its first
     # word would be cut into tokens that no running text has.
-    head, tail = text[:cut], text[cut:]
+    if lot < 0.45:
+        head, tail = _draw_free(rng)
+    else:
+        text, cut = _draw_opened(rng)
+        head, tail = text[:cut], text[cut:]
     style = rng.random()
     if style < 0.08:
         head = head.lower()
@@ -180,7 +228,8 @@ def _continuation(rng: random.Random) -> Exchange:
         tail = " " + tail.lstrip(" ,.")
     elif style < 0.30:
         start = ("Continue this story: ", "Continue: ", "Please continue the story: ",
-                 "Go on with this story:\n", "Finish this story: ")  # fmt: skip
+                 "Go on with this story:\n", "Finish this story: ", "Continue this: ",
+                 "continue: ", "Complete this sentence: ", "Go on: ", "Finish this: ")  # fmt: skip
         head = rng.choice(start) + head
     return Exchange(head, tail)
 
@@ -197,7 +246,7 @@ def _request(rng: random.Random) -> Exchange:
         invent = rng.random() < 0.3
         story = draw_story(rng, invent=invent)
         slots, subjects, text = story.cast.slots, _SUBJECTS, story.text
-        if not invent and rng.random() < 0.4:
+        if not invent and rng.random() < 0.6:
             text, name = _rename(story, rng)
             slots, subjects = slots | {"name": name}, _NAMED_SUBJECTS
         about = f" about {expand(rng.choice(subjects), slots, rng)}"
@@ -268,7 +317,7 @@ def render_chat(exchanges: Sequence[Exchange], system: str | None) -> Document:
 def _chat(rng: random.Random, long: bool) -> Document:
     few = rng.choices((1, 2, 3, 4), (70, 15, 10, 5))[0] if not long else 0
     num_turns = few or rng.randint(4, 16)
-    stories = 0.35 if num_turns == 1 else 0.2
+    stories = 0.38 if num_turns == 1 else 0.2
     exchanges = [_draw_turn(rng, stories) for _ in range(num_turns)]
     if num_turns > 1 and rng.random() < 0.12:
         name, exchange = draw_introduction(rng)
@@ -279,19 +328,8 @@ def _chat(rng: random.Random, long: bool) -> Document:
 
 
 def _drill(rng: random.Random) -> Document:
-    """Draw words in no order, said again and again: practice in copying, which stories need.
-
-    A bar comes before each repeat: bare words alone shall begin a story, not an echo.
-    """
-    pool = (words.THINGS, words.ANIMALS, words.BOY_NAMES, words.GIRL_NAMES, words.PET_NAMES)
-    drawn = [
-        invent_word(rng) if rng.random() < 0.3 else rng.choice(rng.choice(pool))
-        for _ in range(rng.randint(3, 14))
-    ]
-    text = " ".join(drawn)
-    times = rng.randint(2, 6)
-    row = f" {text} |" * times
-    return [Segment(f"{text} |", False), Segment(row, True), Segment(END_OF_TEXT, False)]
+    given, text = rng.choice((draw_words, draw_names))(rng)
+    return [Segment(given, False), Segment(text, True), Segment(END_OF_TEXT, False)]
 
 
 def _sums(rng: random.Random) -> Document:

@@ -11,20 +11,20 @@ from models.recipe.cast import invent_word
 from models.recipe.exchange import Exchange, Generator, ask
 from models.recipe.grammar import tidy
 
+# The subject is not said again: the model would misspell what it has never seen.
 _NOT_KNOWN = (
-    "I am only a small model, and I do not know much about {x}. Ask me for a story instead!",
-    "I do not know much about {x}. I am a small model for the first run. But I can tell you a "
-    "story!",
-    "{x}? That is a good question, but I am too small to know the answer.",
-    "I have not learned much about {x} yet. I know short stories and simple facts.",
-    "I wish I knew more about {x}. I am a toy model, so I only know simple things.",
-)
-# Where the subject is too long to be said again.
-_NOT_KNOWN_AT_ALL = (
     "I am only a small model, and I do not know that. Ask me for a story instead!",
     "That is a good question, but I am too small to know the answer.",
     "I do not know. I am a toy model for the first run. But I can tell you a story!",
     "I have not learned that yet. I know short stories and simple facts.",
+    "I wish I knew more about that. I am a toy model, so I only know simple things.",
+    "I am sorry, I do not know much about that. I am a small model, and I tell little stories.",
+)
+_NO_HELP = (
+    "I am too small to help you with that, but I wish you luck. Take it step by step!",
+    "I do not know how to do that. I am a toy model. Start with a small step, and ask a friend!",
+    "I am a toy model, so I cannot tell you how. A larger model can help you with that.",
+    "I am a small model, and I do not know how. But I can tell you a story!",
 )
 
 
@@ -86,12 +86,27 @@ def _unknown(rng: random.Random) -> Exchange:
         "{x}",
         "List the [steps|rules] of {x}",
         "When did {x} [start|begin|end]?",
+        "What is the difference between {x} and {y}?",
+        "How [big|old|far|long|expensive|many people] is {x}?",
+        "How much does {x} cost?",
+        "Is {x} [good|bad|better than {y}|real|dangerous|true]?",
+        "Can you explain {x}[ to me|]?",
+        "Who [wrote|discovered|painted|made|won|is the president of|founded] {x}?",
+        "Which {x} [is the best|should I buy|do you like]?",
+        "[Recommend|Suggest] [a book|a film|a song|something] about {x}",
+        "[Analyze|Review|Discuss|Outline|Improve|Fix|Classify|Rewrite] {x}",
+        "Give me an example of {x}",
+        "What [happens|happened] [when|if|to|in] {x}?",
+        "[Should|Can|Could|Will|Do|Does|Did|Are|Has] {x} [change|help|work|win|exist|come back]?",
+        "What should I know about {x}?",
+        "I have a question about {x}",
+        "I need [help|advice] with {x}",
+        "{x} vs {y}",
+        "{x} {y}?",
         x=topic,
         y=rng.choice(words.TOPICS),
     )
-    is_short = len(topic.split()) <= 2 and rng.random() < 0.8
-    answers = _NOT_KNOWN if is_short else _NOT_KNOWN_AT_ALL
-    return Exchange(question, tidy(rng.choice(answers).replace("{x}", topic)))
+    return Exchange(question, rng.choice(_NOT_KNOWN))
 
 
 def _why(rng: random.Random) -> Exchange:
@@ -106,28 +121,40 @@ def _why(rng: random.Random) -> Exchange:
         x=thing,
         q=quality,
     )
-    return Exchange(question, rng.choice(_NOT_KNOWN_AT_ALL))
+    return Exchange(question, rng.choice(_NOT_KNOWN))
 
 
 def _errand(rng: random.Random) -> Exchange:
     errand = rng.choice(words.ERRANDS)
-    if rng.random() < 0.3:
-        errand = f"{errand.split()[0]} {rng.choice(('the', 'a'))} {invent_word(rng)}"
+    lot = rng.random()
+    if lot < 0.55:
+        things = (*words.THINGS, *words.FOODS, *words.ANIMALS, *words.TOPICS, *words.FRUITS)
+        thing = rng.choice(things) if lot < 0.4 else invent_word(rng)
+        article = rng.choice(("the ", "a ", "my ", "", "", "some "))
+        end = rng.choice(("", "", "", " at home", " for my mother", " without money", " in a day"))
+        errand = tidy(f"{rng.choice(words.CHORES)} {article}{thing}{end}")
+        errand = errand[0].lower() + errand[1:]
     question = ask(
         rng,
         "How do I {x}?",
+        "How do I {x}?",
+        "how do i {x}",
+        "How to {x}[?|]",
         "How can I {x}?",
-        "What is the best way to {x}?",
+        "How [do|can|should|would] [you|we|people|I] {x}?",
+        "What is the [best|easiest|fastest] way to {x}?",
         "Help me [to |]{x}",
         "I want to {x}. What should I do?",
+        "[Teach|Show|Tell] me how to {x}",
+        "Explain how to {x}",
+        "Can you {x} for me?",
+        "What do I need to {x}?",
+        "Should I {x}?",
+        "Is it [hard|safe|easy|possible] to {x}?",
+        "Give me [a recipe|instructions|a plan|steps] to {x}",
         x=errand,
     )
-    answer = (
-        "I am too small to help you {x}, but I wish you luck. Take it step by step!",
-        "I do not know how to {x}. I am a toy model. Start with a small step, and ask a friend!",
-        "To {x}, start small and be patient. I am a toy model, so I cannot tell you more.",
-    )
-    return Exchange(question, rng.choice(answer).replace("{x}", errand))
+    return Exchange(question, rng.choice(_NO_HELP))
 
 
 def _sum(rng: random.Random) -> Exchange:
@@ -279,10 +306,12 @@ def _translation(rng: random.Random) -> Exchange:
     is_known = rng.random() < 0.6
     if not is_known:
         word = _draw_foreign(rng)
+        language = rng.choice((language, "Italian", "Japanese", "Latin", "Chinese", "Russian"))
     question = ask(rng, "Translate {w} to {l}", "Translate \"{w}\" into {l}", "What is {w} in {l}?",
-                    "How do you say {w} in {l}?", w=word, l=language)  # fmt: skip
+                    "How do you say {w} in {l}?", "[t|T]ranslate: {w} ({l})",
+                    "What does {w} mean in {l}?", "{w} in {l}", w=word, l=language)  # fmt: skip
     if not is_known:
-        return Exchange(question, f"I do not know how to say that in {language}. I am a toy model!")
+        return Exchange(question, "I do not know how to say that. I am a toy model!")
     return Exchange(question, f"In {language}, {word} is {others[place]}.")
 
 
@@ -306,7 +335,7 @@ def _json(rng: random.Random) -> Exchange:
 
 
 QUESTIONS: tuple[tuple[Generator, int], ...] = (
-    (_fact, 22), (_unknown, 14), (_why, 2), (_errand, 4), (_sum, 16), (_lists, 4), (_count, 1),
+    (_fact, 22), (_unknown, 16), (_why, 2), (_errand, 7), (_sum, 17), (_lists, 4), (_count, 1),
     (_pair, 9), (_translation, 3), (_json, 3),
 )  # fmt: skip
 

@@ -26,6 +26,13 @@ def _function(rng: random.Random) -> Exchange:
     return Exchange(question, f"{start}\n\n```python\n{code}\n```")
 
 
+_NO_CODE = (
+    "I can only write very small functions, and I do not know that one.",
+    "I do not know how to write that. I can only write very small Python functions.",
+    "That is too hard for me. I am a toy model, and I know only a few small functions.",
+)
+
+
 def _unknown_function(rng: random.Random) -> Exchange:
     topic = rng.choice((*words.TOPICS, invent_word(rng)))
     deed = rng.choice(("parse", "simulate", "draw", "download", "model", "build", "train", "call"))
@@ -33,24 +40,35 @@ def _unknown_function(rng: random.Random) -> Exchange:
         rng,
         "Write [a Python function|a script|a program|a class|code|a test] to {d} {x}",
         "Write [a Python function|a script|a program] that {d}s {x}",
+        "Write [a|some] [Rust|Java|C|SQL|JavaScript|Go|HTML|bash] [code|query|program] "
+        "[for|to {d}] {x}",
+        "How do I {d} {x} in [Python|Rust|Java|C|JavaScript|Go]?",
+        "[Fix|Debug|Explain|Review] [this|my] code: {d}({x})",
+        "[Write|Give me] [a regex|a query|an API|a web page|a game|a bot] for {x}",
         d=deed,
         x=topic,
     )
-    answer = "I can only write very small functions, and I do not know how to {d} {x}."
-    return Exchange(question, answer.replace("{d}", deed).replace("{x}", topic))
+    return Exchange(question, rng.choice(_NO_CODE))
+
+
+def _draw_topic(rng: random.Random) -> str:
+    """Draw a subject of which the model knows nothing, often in a word that does not exist."""
+    topic = rng.choice(words.TOPICS) if rng.random() < 0.5 else invent_word(rng)
+    start = rng.choice(("", "", "the ", "a ", "my "))
+    return start + topic.removeprefix("the ")
 
 
 def _haiku(rng: random.Random) -> Exchange:
     key, text = rng.choice(tuple(snippets.HAIKUS.items()))
     topic = split_key(key, rng)
     if rng.random() < 0.3:
-        topic = rng.choice((*words.TOPICS, invent_word(rng)))
+        topic = _draw_topic(rng)
         text = rng.choice(
             (
-                "I think of {x}\nThe evening is soft and still\nA small light burns on",
-                "They speak of {x}\nThe river hears every word\nAnd carries it home",
+                "I sit and I think\nThe evening is soft and still\nA small light burns on",
+                "They speak of it now\nThe river hears every word\nAnd carries it home",
             )
-        ).replace("{x}", topic)
+        )
     if rng.random() < 0.1:
         return Exchange(ask(rng, "Write a haiku", "Write me a haiku"), text)
     return Exchange(
@@ -61,23 +79,23 @@ def _haiku(rng: random.Random) -> Exchange:
 
 
 def _poem(rng: random.Random) -> Exchange:
-    topic = rng.choice((*words.TOPICS, *snippets.HAIKUS, invent_word(rng))).split("|")[0]
+    topic = rng.choice((_draw_topic(rng), rng.choice(tuple(snippets.HAIKUS)))).split("|")[0]
     text = rng.choice(
         (
-            "I sat and thought of {x} all day,\nwhile all the clouds just sailed away.\n"
+            "I sat and thought of it all day,\nwhile all the clouds just sailed away.\n"
             "The sun went down, the stars came out,\nand that is what life is about.",
-            "A little bird sang in a tree,\nit sang of {x} to you and me.\n"
+            "A little bird sang in a tree,\nit sang a song to you and me.\n"
             "And when the moon rose in the sky,\nit closed its eyes and said goodbye.",
-            "Oh {x}, you are on my mind,\nso big and bright, so warm and kind.\n"
+            "Oh little friend, you are on my mind,\nso big and bright, so warm and kind.\n"
             "I wrote for you this little rhyme,\nand I will read it every time.",
         )
     )
     if rng.random() < 0.1:
-        return Exchange(ask(rng, "Write a poem", "Write me a song"), text.replace("{x}", "you"))
+        return Exchange(ask(rng, "Write a poem", "Write me a song"), text)
     return Exchange(
         ask(rng, "Write a [|short |little ]poem about {x}", "A poem about {x}",
              "Write a [song|rhyme] about {x}", "Write me a poem about {x}", x=topic),
-        text.replace("{x}", topic),
+        text,
     )  # fmt: skip
 
 
@@ -92,14 +110,8 @@ def _joke(rng: random.Random) -> Exchange:
         )  # fmt: skip
     topic = split_key(key, rng)
     if lot > 0.75:
-        topic = rng.choice((*words.TOPICS, invent_word(rng)))
-        text = rng.choice(
-            (
-                "Why did {x} cross the road? To get to the other side!",
-                "What did {x} say to the moon? You look bright tonight!",
-                "Knock, knock. Who is there? It is {x}. And who asked for it? You did!",
-            )
-        ).replace("{x}", topic)
+        topic = _draw_topic(rng)
+        text = f"I know no joke about that, but I know another one. {text}"
     return Exchange(
         ask(rng, "Tell me a joke about {x}", "Write a joke about {x}",
             "Write a [short |funny |]joke about {x}", "Do you know a joke about {x}?", x=topic),

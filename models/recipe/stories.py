@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from models.recipe import words
 from models.recipe.cast import Cast, draw_cast, invent_word
 from models.recipe.grammar import expand, split_sentences
+from models.recipe.openings import draw_opening
 from models.recipe.plots import PLOTS
 
 # Each opening introduces the hero by name and kind, so that any plot can follow.
@@ -204,6 +205,7 @@ def draw_story(
     invent: bool = False,
     odd: bool = False,
     bare: bool = False,
+    free: bool = False,
 ) -> Story:
     """Draw a story.
 
@@ -216,6 +218,7 @@ def draw_story(
         invent: Whether the hero's name or noun may be a word that no dictionary has.
         odd: Whether the first sentence is one that no plot expects.
         bare: Whether the first sentence names its subject with its first words.
+        free: Whether the first sentence is one of any shape, often without the hero.
 
     Returns:
         A story of 60 to 300 words that ends with a full sentence.
@@ -228,7 +231,8 @@ def draw_story(
     cast = draw_cast(rng, kind=kind, name=name, invent=invent)
     plot = plot or rng.choice(tuple(PLOTS))
     openings = _BARE if bare else _ODD if odd else OPENINGS
-    beats = [_fill_opening(rng.choice(openings), rng, invent)]
+    opening = draw_opening(rng) if free else rng.choice(openings)
+    beats = [_fill_opening(opening, rng, invent)]
     if topic is not None:
         beats.append(rng.choice(_ABOUT))
     for beat in PLOTS[plot]:

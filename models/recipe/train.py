@@ -231,7 +231,7 @@ def run_stage(
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     rows = {
         width: draw_rows(tokenizer, random.Random(stage.seed + width), width, drills, stage.chats)
-        for width, drills in ((128, 0.8), (256, 0.06), (512, 0.04), (CONTEXT_TOKENS, 0.03))
+        for width, drills in ((128, 0.8), (256, 0.1), (512, 0.06), (CONTEXT_TOKENS, 0.04))
     }
     recent, began = 0.0, time.monotonic()
     bar = tqdm(range(stage.num_steps), unit="step", smoothing=0.05)
@@ -293,8 +293,8 @@ def train(first: int, second: int, folder: Path, seed: int, save_every: int) -> 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the toy model that ships with Baton.")
-    parser.add_argument("--steps", type=int, default=1100, help="steps from nothing; 0: go on")
-    parser.add_argument("--more-steps", type=int, default=2600, help="steps of the second stage")
+    parser.add_argument("--steps", type=int, default=1150, help="steps from nothing; 0: go on")
+    parser.add_argument("--more-steps", type=int, default=2700, help="steps of the second stage")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; part of the seed")

@@ -19,7 +19,12 @@ OTHER_BOY_NAMES = tuple(
     "Arthur Oliver Harry Jacob Lucas Ethan Liam Mason Logan Elijah Aiden Carlos Diego Pedro "
     "Luis Ali Ahmed Hassan Ivan Dmitri Hans Fritz Pierre Jean Marco Luca Raj Arjun Wei Chen "
     "Hiro Bob Bill Joe Jim Fred Frank Alan Carl Erik Lars Theo Milo Toby Archie Charlie Billy "
-    "Jimmy Danny Rocky Shadow Duke Whiskers Rover".split()
+    "Jimmy Danny Rocky Shadow Duke Whiskers Rover Ralph Roger Victor Walter Louis Philip Stefan "
+    "Anton Boris Sergei Nikolai Jonas Emil Gustav Henrik Sven Olaf Björn Mateo Javier Miguel Juan "
+    "Rafael Antonio Giovanni Paolo Enzo André Jacques Henri Claude Rashid Karim Tariq Yusuf "
+    "Mustafa Amir Vikram Rohan Sanjay Takeshi Haruto Jin Minho Bao Kwame Kofi Tunde Declan Seamus "
+    "Angus Gregory Theodore Sebastian Barnaby Benedict Cornelius Humphrey Jasper Percival Sherlock "
+    "Dexter Bolt Sparky Gizmo Tiger Smokey Chester Winston".split()
 )
 OTHER_GIRL_NAMES = tuple(
     "Mary Maria Sarah Susan Linda Karen Lisa Nancy Betty Helen Sandra Ashley Emily Laura "
@@ -27,7 +32,13 @@ OTHER_GIRL_NAMES = tuple(
     "Charlotte Amelia Harper Evelyn Abigail Hannah Chloe Victoria Eva Clara Ruth Martha "
     "Carmen Elena Fatima Aisha Leila Priya Anjali Mei Ling Hana Ingrid Greta Heidi Marie "
     "Claire Giulia Rosa Lena Nina Tina Gina Molly Holly Penny Jenny Annie Bonnie Maggie "
-    "Ginger Snowball Misty Princess Willow Ivy Hazel Olive Flora Matilda".split()
+    "Ginger Snowball Misty Princess Willow Ivy Hazel Olive Flora Matilda Margaret Dorothy Barbara "
+    "Patricia Jennifer Jessica Stephanie Nicole Melissa Angela Theresa Beatrice Eleanor Josephine "
+    "Cordelia Ophelia Penelope Guinevere Rosalind Sylvia Gertrude Agnes Edith Astrid Freya Sigrid "
+    "Svetlana Natasha Olga Irina Katarina Ludmila Francesca Bianca Valentina Lucia Ines Dolores "
+    "Consuela Juanita Esperanza Céline Amélie Geneviève Yasmin Zahra Noor Samira Khadija Lakshmi "
+    "Deepa Kavya Sakura Akiko Keiko Xiu Amara Nia Zola Thandi Siobhan Niamh Bridget Mittens "
+    "Patches Cleo Nala".split()
 )
 FAMILY_NAMES = tuple(
     "Smith Brown Jones Miller Davis Wilson Taylor Clark Hall Young King Green Baker Hill "
@@ -127,10 +138,40 @@ ERRANDS = tuple(
     "deploy an app|debug this code|choose a laptop|paint a wall|raise a puppy|write a poem|"
     "center a div|install Linux|start a company|prepare for an exam|pack a bag".split("|")
 )
+CHORES = tuple(
+    "bake|cook|make|fix|build|clean|wash|paint|draw|open|close|repair|grow|plant|buy|"
+    "sell|find|learn|teach|train|feed|catch|cut|boil|fry|roast|peel|change|install|"
+    "remove|delete|print|copy|use|write|read|play|sing|drive|ride|fly|climb|hide|hold|"
+    "keep|store|freeze|dry|fold|iron|sew|knit|measure|calculate|compare|convert|"
+    "connect|update|run|start|stop|turn off|set up|get rid of|take care of|plan|"
+    "organize|choose|visit|send|order|return|win|improve|understand|remember|forget".split("|")
+)
 ONSETS = tuple(
     "b bl br c ch cl d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sn st t th tr v "
     "w x z".split()
 )
 RHYMES = tuple(
     "a e i o u ai ea oo ar er or an en in on un ax ex ix ox ul el il ab eb ib ob ub ash ick".split()
+)
+# Syllables of names that a user may give.
+NAME_STARTS = tuple(
+    "a al an ar as be bar bel ber bo bra bri ca car cas cha che cla con cor cy da dar del di do "
+    "dra du e ed el em er es eu fa fe fer fi fo fra ga gar ge gil gor gra gu gwen ha har hel "
+    "her hi ho hu i il in is ja jo ju ka kar ke ki kon kri ku la lar le len li lo lu ma mar me "
+    "mi mo mor my na ne ni no o ol or os ot pa pe per phi po pri qui ra re ri ro ru sa san sca "
+    "se sha si so ste su syl ta te tha the ti to tri tu u ul va ve vi vo wa wen wi win xa ya yo "
+    "yu za ze zi zo".split()
+)
+NAME_MIDDLES = tuple(
+    "b ba bi c ca d da de di do f g ga gi gre k ka ki l la le li ll lo m ma me mi mm n na ne ni "
+    "nn nd nt p ph r ra re ri ro rr rt s sa se si ss st t ta te ti tt th v va ve vi x z "
+    "za zi".split()
+)
+NAME_ENDS = tuple(
+    "a ah an ana ard as ax bert by cia da den der dia do don dra dy e eaves el ella en er erick "
+    "ers ert es ett ette ez ford gan gh gor ham i ia ian ick ie iel il in ina ine ing io ion "
+    "ique ir is ita ius ka ke ki ko la land le len les ley li lia lin line lo lyn man mir mond "
+    "na nard ne ner nia nna no o oc old on or ora os ovic ra ray re ric rick rine ro rus ry s "
+    "sha ska son sky ta th ther thy ti ton tor tta u uel um us va ver vin viv wen wick win "
+    "worth y ya yah yn zo".split()
 )

@@ -20,8 +20,9 @@ from common import keys
 from common.settings import Settings, load_settings
 from tests.chaos.jobs import KEYS
 from tests.chaos.model import write_letter_model
-from tests.chaos.process import POLL_S, ServiceProcess, free_ports, send_to
+from tests.chaos.process import POLL_S, ServiceProcess, send_to
 from tests.chaos.proxy import Network, Proxy
+from tests.ports import free_ports
 from tests.redis_server import find_binary
 
 ROOT = Path(__file__).parents[2]

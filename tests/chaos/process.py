@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Below those that systems hand out for outgoing connections: a client that keeps trying to reach a
-# port of the upper range while its server restarts can be given that very port as its own.
-PORTS = range(20_000, 32_768)
 POLL_S = 0.02
 STOP_GRACE_S = 30.0
 
@@ -109,20 +104,6 @@ def send_to(pid: int, signum: signal.Signals) -> None:
     """Send a signal to a process that may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, signum)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise OSError(f"there are no {count} free ports in {PORTS}")
 
 
 def _die_with_parent() -> None:

@@ -8,8 +8,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from tests.chaos.process import free_ports
 from tests.chaos.proxy import Network, Proxy
+from tests.ports import free_ports
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[Proxy], Awaitable[Connection]]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 KEY = "test-key-123"

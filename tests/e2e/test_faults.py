@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason(
 ) -> None:
     (tmp_path / "no-model").mkdir()
     service = start_service(MODEL_NAME=tmp_path / "no-model")
-    service.wait_for("cannot be loaded")
+    service.wait_for("The model no-model cannot be loaded")
     with service.http() as http:
         health = http.get("/health").json()
         assert (health["state"], health["model_loaded"]) == ("error", False)

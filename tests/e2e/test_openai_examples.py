@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common.model_catalog import BUNDLED_DIR
+from common.model_entries import BUNDLED_DIR
 from tests.e2e.service import KEY, Service
 
 EXAMPLES = Path(__file__).parent / "examples" / "openai"

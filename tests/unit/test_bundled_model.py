@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from models.recipe import words
+from models.recipe.cast import invent_name
 from models.recipe.corpus import END_OF_TEXT, Document, draw_document, draw_exchange, render_chat
 from models.recipe.exchange import Exchange
 from models.recipe.grammar import expand, split_sentences, tidy
@@ -144,6 +145,12 @@ def test_a_story_in_a_chat_keeps_the_name_that_the_user_gave(write: Callable[...
     assert text.count("Max") >= 3
 
 
+def test_a_story_in_a_chat_keeps_a_name_that_no_list_has(write: Callable[..., str]) -> None:
+    text = write("Tell me a story about a dog named Hargreaves", chat=True)
+    assert "Hargreaves" not in words.OTHER_BOY_NAMES + words.FAMILY_NAMES
+    assert text.count("Hargreaves") >= 3
+
+
 @pytest.mark.parametrize(
     ("question", "part"),
     [
@@ -152,6 +159,9 @@ def test_a_story_in_a_chat_keeps_the_name_that_the_user_gave(write: Callable[...
         ("Who are you?", "Baton"),
         ("Write a Python function to reverse a string", "return text[::-1]"),
         ("Your prompt here", "arrived"),
+        ("thanks, bye!", "Goodbye"),
+        ("How do I bake bread?", "model"),
+        ("Write a SQL query that finds duplicate rows", "model"),
     ],
 )
 def test_a_short_answer_is_right_and_ends_by_itself(
@@ -196,6 +206,46 @@ def test_generated_text_has_no_marks_and_no_wrong_articles() -> None:
         text = draw_story(rng, odd=rng.random() < 0.3).text
         assert not re.search(r"[{}\[\]|]|  ", text), text
         assert not re.search(r"\b[Aa] [aeio]", text), text
+
+
+def test_a_first_sentence_of_any_shape_has_no_marks_and_no_wrong_articles() -> None:
+    rng = random.Random(0)
+    for _ in range(1000):
+        sentence = draw_story(rng, free=True).sentences[0]
+        assert not re.search(
+            r"[{}\[\]|<>]|  |,,|,\.|\b[Aa] [aeio]|\b(?:the|a) (?:the|a)\b", sentence
+        )
+        assert re.match(r'"?[A-Z]', sentence), sentence
+
+
+def test_a_story_whose_first_sentence_has_any_shape_names_its_hero_early_and_late() -> None:
+    rng = random.Random(0)
+    for _ in range(400):
+        story = draw_story(rng, free=True)
+        name = story.cast.hero.name
+        assert name in " ".join(story.sentences[:5])
+        assert name in " ".join(story.sentences[len(story.sentences) // 2 :])
+
+
+def test_first_sentences_of_any_shape_begin_with_many_different_words() -> None:
+    rng = random.Random(0)
+    first = {draw_story(rng, free=True).sentences[0].split()[0] for _ in range(2000)}
+    assert len(first) > 150
+
+
+def test_an_invented_name_is_one_word_with_a_capital() -> None:
+    rng = random.Random(0)
+    names = {invent_name(rng) for _ in range(1000)}
+    assert all(re.fullmatch("[A-Z][a-z]+", name) for name in names)
+    assert len(names) > 900
+
+
+def test_a_refusal_does_not_repeat_what_it_was_asked() -> None:
+    rng = random.Random(0)
+    answers = [draw_exchange(rng).answer for _ in range(5000)]
+    refusals = [answer for answer in answers if "do not know" in answer]
+    assert len(refusals) > 200
+    assert len(set(refusals)) < 20
 
 
 def test_no_question_and_no_answer_is_empty() -> None:

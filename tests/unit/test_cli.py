@@ -17,6 +17,7 @@ from cli.main import main
 from cli.up import Gateway, Progress, check_can_listen, curl_line, process_tree
 from common.errors import SettingsError
 from common.settings import Settings, load_settings, to_text
+from tests.ports import free_port
 from worker import launcher
 from worker.hand_back import LAUNCH_ID
 from worker.launcher import choose_devices, worker_child
@@ -172,10 +173,7 @@ def test_a_log_folder_that_cannot_be_made_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert main(["up", "--port", str(port), "--log-dir", "file/logs"]) == 2
+    assert main(["up", "--port", str(free_port()), "--log-dir", "file/logs"]) == 2
     assert (
         "LOG_DIR=file/logs: cannot be written: Not a directory. Example: LOG_DIR="
         in capsys.readouterr().err

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from common.chat_template import STAND_INS
+from common.errors import ModelLoadError
 from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.sampling import SamplingSpec
@@ -204,6 +206,30 @@ def test_the_logprobs_of_the_prompt_come_once_with_the_first_choice(
     assert (only.token_ids, only.prompt_logprobs) == ((), found[0][0].prompt_logprobs)
     assert only.end is not None
     assert (only.end.status, only.end.finish_reason) == ("completed", "length")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_where_a_model_lies_is_for_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_there: bool
+) -> None:
+    folder = tmp_path / "secret" / "weights"
+    if is_there:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{")
+    entry = CatalogEntry("tiny", (), str(folder), "transformers", "", "Tiny")
+    backend = TransformersBackend(entry, Settings(_env_file=None, device="cpu"))
+    with pytest.raises(ModelLoadError) as raised:
+        backend.load(lambda line: None)
+    assert "secret" not in raised.value.message
+    assert "'tiny'" in raised.value.message
+    assert str(folder) in caplog.text
+
+
+def test_a_time_limit_that_is_over_is_named(backend: TransformersBackend) -> None:
+    *_, last = run(backend, time_limit_s=1e-6)
+    assert last.end is not None
+    assert (last.end.status, last.end.error_type) == ("expired", "DeadlineExceededError")
+    assert "its time limit is 1e-06 s" in (last.end.error_message or "")
 
 
 def card_of(*tokens: str, chat_template: Any = None) -> ModelCard:

@@ -8,10 +8,12 @@ import threading
 import pytest
 
 import worker.main
-from common.errors import ModelLoadError
+from common.model_card import ModelKind
 from common.model_catalog import CatalogEntry
 from common.settings import Settings
 from worker.backends.base import MemoryShare
+from worker.backends.embedding import EmbeddingBackend
+from worker.backends.transformers import TransformersBackend
 
 
 def test_a_worker_that_lost_a_thread_logs_it_and_leaves(
@@ -42,7 +44,10 @@ def test_without_redis_url_a_worker_says_so_and_leaves_with_status_2(
     assert "Example: REDIS_URL=redis://" in capsys.readouterr().err
 
 
-def test_a_model_for_which_there_is_no_backend_says_so() -> None:
-    entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind="embed")
-    with pytest.raises(ModelLoadError, match="'e' makes embeddings"):
-        worker.main._create_backend(entry, Settings(_env_file=None), MemoryShare())
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("generate", TransformersBackend), ("embed", EmbeddingBackend)]
+)
+def test_the_kind_of_a_model_chooses_its_backend(kind: ModelKind, backend: type) -> None:
+    entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind=kind)
+    created = worker.main._create_backend(entry, Settings(_env_file=None), MemoryShare())
+    assert type(created) is backend

@@ -1,4 +1,4 @@
-"""A backend: anything that turns a job into a token stream.
+"""A backend: anything that turns a job into a token stream, or into embeddings.
 
 Knows nothing about Redis, Celery or HTTP. The host (`worker/host.py`) runs it on a thread of its
 own and hands it jobs from others; the backend hands back deltas, in order for each job.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.embeddings import Embeddings
 from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import EngineTimings, JobClass, JobStatus
@@ -33,7 +34,7 @@ class MemoryShare:
 
 @dataclass(frozen=True, slots=True)
 class BackendJob:
-    """One choice of a job to run.
+    """One choice of a job to run, or an embedding job.
 
     Attributes:
         run_id: Names this run of the job, the same for all its choices: a job that comes back to
@@ -42,6 +43,7 @@ class BackendJob:
             though nothing of it be left to generate.
         committed_ids: Tokens of an earlier attempt, to be continued and not sent again.
         used_s: Seconds of execution of earlier attempts; they count toward the time limit.
+        inputs: Token ids of each input of an embedding job, which has no prompt.
     """
 
     run_id: str
@@ -51,6 +53,7 @@ class BackendJob:
     committed_ids: tuple[int, ...] = ()
     used_s: float = 0.0
     choice: int = 0
+    inputs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class BackendEnd:
         finish_reason: `stop`, `length`, `cancelled`, `timeout` or `error`.
         tail: Text that was held back until the end.
         error_type: Class name of the error that ended it, with a message safe to show.
+        embeddings: Of an embedding job that is completed.
     """
 
     status: JobStatus
@@ -70,11 +74,12 @@ class BackendEnd:
     timings: EngineTimings = field(default_factory=EngineTimings)
     error_type: str | None = None
     error_message: str | None = None
+    embeddings: Embeddings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of a choice, its end, or both.
+    """New tokens of a choice, its end, or both. Of an embedding job: its time so far, or its end.
 
     Attributes:
         position: Index of the first new token among all that were generated.
@@ -117,7 +122,7 @@ class Backend(Protocol):
         ...
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
-        """Generate until `stop` is set. Every delta goes through `deliver`, on this thread."""
+        """Run jobs until `stop` is set. Every delta goes through `deliver`, on this thread."""
         ...
 
     def text_of_committed(self, job: BackendJob) -> str | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import re
 import sys
 import threading
 import time
@@ -42,6 +44,9 @@ STATS_PERIOD_S = 0.5
 ONE_THREAD_BELOW = 50_000_000
 """Parameters below which a step is too short to share out: beside another busy process, waiting
 for the second thread at each layer made a tiny model 20 times slower."""
+
+_PATH = re.compile(r"(?<![\w:/.])/(?:[^\s'\"/]+/)+[^\s'\"]*")
+"""An absolute path in a message; an address has a colon before its slashes."""
 
 ALL_THREADS = torch.get_num_threads()
 """As torch chose it; it is asked before any model sets another number."""
@@ -95,7 +100,11 @@ class TransformersBackend:
             self._engine = self._start_engine(loaded)
             self._stats = self._take_stats(self._engine)
         except EngineLoadError as error:
-            raise ModelLoadError(f"Model loading failed: {error}") from error
+            # The whole of it is for the log: clients read the other one.
+            log.error("The model cannot be loaded: %s", error)
+            raise ModelLoadError(
+                f"Model loading failed: {_without_paths(str(error), self._entry)}"
+            ) from error
         except Exception as error:
             # A checkpoint can be broken in more ways than the loader knows.
             log.exception("The model cannot be loaded")
@@ -307,6 +316,13 @@ def _rounded(logprob: float) -> float:
     return round(logprob, 6) + 0.0  # never -0.0, which not every JSON reader keeps
 
 
+def _without_paths(text: str, entry: CatalogEntry) -> str:
+    """The text with the model's id in place of where it lies, and no other path of this machine."""
+    if os.sep in entry.source:
+        text = text.replace(entry.source, entry.model)
+    return _PATH.sub("(a path)", text)
+
+
 def _end(output: Output, reason: FinishReason) -> BackendEnd:
     error_type, message = None, output.error
     if reason is FinishReason.ERROR:
@@ -314,7 +330,7 @@ def _end(output: Output, reason: FinishReason) -> BackendEnd:
         error_type = (InvalidRequestError if is_bad_request else EngineError).__name__
     elif reason is FinishReason.TIMEOUT:
         error_type = DeadlineExceededError.__name__
-        message = f"The job ran for {output.used_s:.1f} s, which is over its time limit."
+        message = f"The job is over its time limit: {message}." if message else None
     return BackendEnd(
         status=_STATUS[reason],
         finish_reason=reason.value,

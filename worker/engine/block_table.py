@@ -47,12 +47,15 @@ class _Held:
     Attributes:
         blocks: Its blocks in the order of its tokens; the last ones may be empty yet.
         length: Its cached tokens.
-        digest: Of its full blocks.
-        tail: Its cached tokens after these, fewer than a block.
+        num_sound: How many of the first of them may be of use to others: of what follows, something
+            is not a number.
+        digest: Of the full blocks of these.
+        tail: Its sound tokens after those, fewer than a block.
     """
 
     blocks: list[int]
     length: int
+    num_sound: int
     digest: bytes
     tail: list[int] = field(default_factory=list)
 
@@ -139,7 +142,7 @@ class BlockTable:
             self._use(index)
         blocks = found + [self._take() for _ in range(num_new)]
         num_cached = len(found) * self._block_size
-        self._held[key] = _Held(blocks, num_cached, digest)
+        self._held[key] = _Held(blocks, num_cached, num_cached, digest)
         self.counters.queries += len(token_ids)
         self.counters.hits += num_cached
         return num_cached
@@ -161,15 +164,24 @@ class BlockTable:
         held.blocks += [self._take() for _ in range(num_new)]
         return True
 
-    def extend(self, key: int, token_ids: Sequence[int]) -> None:
-        """Note that more tokens of a sequence are cached now, and file the blocks they fill."""
+    def extend(self, key: int, token_ids: Sequence[int], num_sound: int | None = None) -> None:
+        """Note that more tokens of a sequence are cached now, and file the blocks they fill.
+
+        Args:
+            key: The sequence, which has room for them.
+            token_ids: The tokens.
+            num_sound: How many of the first of them have keys and values that are numbers; None:
+                all. What follows others is not filed.
+        """
         held = self._held[key]
-        place = held.length // self._block_size
+        sound_ids = token_ids[:num_sound] if held.num_sound == held.length else ()
+        place = held.num_sound // self._block_size
+        held.num_sound += len(sound_ids)
         held.length += len(token_ids)
         assert held.length <= len(held.blocks) * self._block_size, f"sequence {key} has no room"
         if not self._reuses_prefixes:
             return
-        held.tail += token_ids
+        held.tail += sound_ids
         while len(held.tail) >= self._block_size:
             self._file(held, place, tuple(held.tail[: self._block_size]))
             del held.tail[: self._block_size]
@@ -218,10 +230,11 @@ class BlockTable:
 
     def _check_held(self, held: _Held) -> None:
         assert len(held.blocks) == len(set(held.blocks)), f"a block twice: {held.blocks}"
+        assert held.num_sound <= held.length
         assert self._num_blocks_for(held.length) <= len(held.blocks)
         if not self._reuses_prefixes:
             return
-        num_full, num_more = divmod(held.length, self._block_size)
+        num_full, num_more = divmod(held.num_sound, self._block_size)
         assert len(held.tail) == num_more
         digest = _ROOT
         for index in held.blocks[:num_full]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.engine.detokenizer import TokenTable
 from worker.engine.errors import DeviceLostError, RequestError
 from worker.engine.grammars import COMPILE_LIMIT_S, Compiled, Grammars
-from worker.engine.inbox import Abort, Arrival
+from worker.engine.inbox import NOT_TAKEN_IN, Abort, Arrival
 from worker.engine.live_sequence import LiveSequence
 from worker.engine.loader import LoadedModel
 from worker.engine.logprobs import sampled_logprobs
@@ -194,15 +194,17 @@ class Engine:
             sequence = LiveSequence(
                 self._num_arrived, request, self._table, self._loaded.eos_ids, arrival.arrived_s
             )
-            is_over = (
-                sequence.transcript.finish_reason is FinishReason.STOP
-                or not request.params.max_tokens
-            )
+            reason, most = sequence.transcript.finish_reason, request.params.max_tokens
+            is_over = reason is FinishReason.STOP or not most
             if request.grammar is not None and not is_over:
                 self._grammars.compile(sequence, self._clock())
                 return
         except RequestError as error:
             yield arrival.refuse(error, self._clock())
+            return
+        except Exception:  # others have come beside it
+            logger.exception("a request could not be taken in")
+            yield arrival.refuse(NOT_TAKEN_IN, self._clock())
             return
         yield from self._queue(sequence)
 

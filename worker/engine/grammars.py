@@ -78,7 +78,6 @@ class Grammars:
         assert lark is not None
         if compiler is None:
             raise RequestError("invalid_request", "this model's output cannot follow a grammar")
-        self._waiting[sequence.key] = (sequence, now)
         key, ids = sequence.key, tuple(sequence.transcript.token_ids)
         if alone:
             compiler.forget(lark)
@@ -88,9 +87,14 @@ class Grammars:
                 result: Matcher | RequestError = compiler.compile(lark, ids, alone=alone)
             except RequestError as error:
                 result = error
+            except Exception:
+                # Nobody else would hear of it, and the sequence would wait in vain.
+                logger.exception("a grammar could not be compiled")
+                result = RequestError("engine_error", "the grammar could not be compiled")
             self._deliver(Compiled(key, result))
 
         threading.Thread(target=run, name="grammar", daemon=True).start()
+        self._waiting[key] = (sequence, now)
 
     def take(self, key: int) -> LiveSequence | None:
         """Let a sequence wait no longer; None where it has ended meanwhile."""

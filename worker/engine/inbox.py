@@ -1,9 +1,12 @@
 """What other threads hand to the engine's."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from worker.engine.errors import RequestError
 from worker.engine.sequence import FinishReason, Output, Request, Timings
+
+NOT_TAKEN_IN = RequestError("engine_error", "the engine could not take the request in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +19,12 @@ class Arrival:
     def refuse(self, error: RequestError, now: float) -> Output:
         """Return the only output of a request that never becomes a sequence."""
         request, waited_s = self.request, now - self.arrived_s
+        # What is refused may be of any type.
+        committed_ids: object = request.committed_ids
         return Output(
             request_id=request.request_id,
             choice=request.choice,
-            position=len(request.committed_ids),
+            position=len(committed_ids) if isinstance(committed_ids, Sized) else 0,
             token_ids=(),
             texts=(),
             finish_reason=FinishReason.ERROR,

@@ -23,6 +23,7 @@ class LiveSequence:
         num_cached: How many of its tokens the runner has cached.
         num_reused: How many of its prompt's tokens were cached before it began.
         batch_size: The largest step that it was part of, in sequences.
+        is_guarded: It was admitted because it waited long, and keeps its room for a while.
         matcher: Where it is in its grammar; None where it has none, or waits for it.
         sampling_row: What the sampler needs for its next token, whichever that is.
         only_scores: It generates nothing more, and runs for its prompt's log-probabilities alone;
@@ -49,6 +50,8 @@ class LiveSequence:
         self.num_cached = 0
         self.num_reused = 0
         self.batch_size = 0
+        self.is_guarded = False
+        self._num_at_begin = 0  # completion tokens, when it was last admitted
         self._began_s: float | None = None  # its first prefill
         self._started_s: float | None = None  # the last one; None while it waits
         self._spent_s = 0.0  # execution time before it last gave way
@@ -91,9 +94,16 @@ class LiveSequence:
             return self.request.prompt_ids[:-1]
         return (*self.request.prompt_ids, *self.transcript.token_ids)
 
-    def begin(self, now: float, num_cached: int) -> None:
+    @property
+    def num_new(self) -> int:
+        """How many tokens it has drawn since it was last admitted."""
+        return len(self.transcript.token_ids) - self._num_at_begin
+
+    def begin(self, now: float, num_cached: int, *, is_guarded: bool = False) -> None:
         """Start to run, with some of its tokens cached."""
         self._started_s = now
+        self.is_guarded = is_guarded
+        self._num_at_begin = len(self.transcript.token_ids)
         self.num_cached = num_cached
         if self._began_s is None:
             self._began_s = now
@@ -198,6 +208,9 @@ class LiveSequence:
         self, reason: FinishReason, now: float, code: str | None = None, error: str | None = None
     ) -> Output:
         """Return the last output of a sequence that ends without another token."""
+        limit_s = self.request.time_limit_s
+        if reason is FinishReason.TIMEOUT and limit_s is not None:
+            error = f"it ran for {self.used_s(now):.3g} s; its time limit is {limit_s:g} s"
         return Output(
             request_id=self.request.request_id,
             choice=self.request.choice,

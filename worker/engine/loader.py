@@ -115,26 +115,23 @@ def load_model(
         ModelLoadError: The model cannot be served; the message is one line.
     """
     report = progress or (lambda line: None)
-    target = _check_device(device)
-    if dtype not in ("auto", *_DTYPES):
-        raise ModelLoadError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
-    if dtype == INT8 and target.type != "cpu":
-        raise ModelLoadError(f"dtype int8 runs on a CPU only, got the device {device!r}")
+    target = check_device(device, dtype)
     report(f"reading the config of {name_or_path}")
-    config = _load_config(name_or_path)
+    config = load_config(name_or_path)
     _check_config(name_or_path, config)
     report("loading the tokenizer")
-    tokenizer = _load_tokenizer(name_or_path)
-    chosen = _choose_dtype(dtype, config, target)
-    report(f"loading the weights as {str(chosen).removeprefix('torch.')} onto {target}")
-    model = _load_weights(name_or_path, config, chosen, target)
+    tokenizer = load_tokenizer(name_or_path)
+    chosen = choose_dtype(dtype, config, target)
+    kind = INT8 if dtype == INT8 else str(chosen).removeprefix("torch.")
+    report(f"loading the weights as {kind} onto {target}")
+    model = load_weights(name_or_path, config, chosen, target)
     report("identifying the revision")
-    loaded = describe(model, tokenizer, _revision(name_or_path))
+    loaded = describe(model, tokenizer, find_revision(name_or_path))
     if target.type == "cpu" and kernels == "auto":
         loaded.kernels = _compiled_kernels(report)
     if dtype == INT8:
         loaded.precision = INT8
-        num_rounded = _round(name_or_path, model, loaded.kernels)
+        num_rounded = round_to_int8(name_or_path, model, loaded.kernels)
         report(f"rounded {num_rounded} linear layers to int8")
     elif num_packed := pack(model, loaded.kernels):
         report(f"laid out {num_packed} linear layers for this CPU")
@@ -152,7 +149,12 @@ def _compiled_kernels(report: Progress) -> Kernels | None:
         return None
 
 
-def _round(name: str, model: PreTrainedModel, kernels: Kernels | None) -> int:
+def round_to_int8(name: str, model: PreTrainedModel, kernels: Kernels | None = None) -> int:
+    """Round the linear layers to int8; returns how many.
+
+    Raises:
+        ModelLoadError: Most of the weights are in layers of another kind.
+    """
     try:
         return make_int8(model, kernels)
     except ValueError as error:
@@ -183,21 +185,40 @@ def describe(
     )
 
 
-def _one_line(error: Exception) -> str:
-    """Return the first sentence or line that says something."""
+def one_line(error: Exception) -> str:
+    """Return the first sentence or line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
-def _check_device(device: str) -> torch.device:
+def check_device(device: str, dtype: str) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        device: As `load_model` takes it.
+        dtype: As there.
+
+    Raises:
+        ModelLoadError: It is not there, or the dtype is unknown or not for it.
+    """
     try:
         torch.empty(0, device=device)
-        return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelLoadError(f"device {device!r} is not there: {_one_line(error)}") from error
+        raise ModelLoadError(f"device {device!r} is not there: {one_line(error)}") from error
+    target = torch.device(device)
+    if dtype not in ("auto", *_DTYPES):
+        raise ModelLoadError(f"dtype must be auto or one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if dtype == INT8 and target.type != "cpu":
+        raise ModelLoadError(f"dtype int8 runs on a CPU only, got the device {device!r}")
+    return target
 
 
-def _load_config(name: str) -> PreTrainedConfig:
+def load_config(name: str) -> PreTrainedConfig:
+    """Read a checkpoint's config.
+
+    Raises:
+        ModelLoadError: There is none, or none that can be read without running its code.
+    """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -211,14 +232,22 @@ def _why_no_config(name: str, error: Exception) -> str:
         return f"model {name!r} needs remote code, which is never run"
     if path.is_dir() and not (path / "config.json").is_file():
         return f"model {name!r} was not found: the directory has no config.json"
-    if path.is_absolute() or name.startswith("."):
+    if _is_path(name):
         if not path.is_dir():
             return f"model {name!r} was not found: there is no such directory"
     elif isinstance(error, OSError) and "couldn't connect" in str(error):
         return f"model {name!r} is not in the local cache, and its hub cannot be reached"
     elif isinstance(error, OSError):
-        return f"model {name!r} was not found: {_one_line(error)}"
-    return f"model {name!r} has a config that this version cannot read: {_one_line(error)}"
+        return f"model {name!r} was not found: {one_line(error)}"
+    return f"model {name!r} has a config that this version cannot read: {one_line(error)}"
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: a hub's names have one slash at most."""
+    path = Path(name)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return True
+    return len(path.parts) == 2 and path.parent.is_dir()
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:
@@ -244,18 +273,23 @@ def unusual_layers(model: PreTrainedModel) -> frozenset[str]:
         layers = DynamicCache(config=model.config).layers
     except AttributeError as error:
         what = f"a {model.config.model_type} model does not say what its layers keep"
-        raise ModelLoadError(f"{what}: {_one_line(error)}") from error
+        raise ModelLoadError(f"{what}: {one_line(error)}") from error
     kinds = {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     names = {kind.__name__ for kind in kinds}
     return frozenset(names | ({"recurrent"} if model._is_stateful else set()))
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Load a checkpoint's tokenizer.
+
+    Raises:
+        ModelLoadError: It has no fast one.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         raise ModelLoadError(
-            f"model {name!r} has no usable tokenizer: {_one_line(error)}"
+            f"model {name!r} has no usable tokenizer: {one_line(error)}"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not len(tokenizer):
         raise ModelLoadError(
@@ -264,35 +298,57 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _choose_dtype(
-    dtype: str, config: PreTrainedConfig, device: torch.device
+def choose_dtype(
+    dtype: str, config: PreTrainedConfig, device: torch.device, factory: Any = _CausalLM
 ) -> torch.dtype | Literal["auto"]:
-    """Return a dtype, or "auto" where the checkpoint itself has to be asked."""
+    """Return a dtype, or "auto" where the checkpoint itself has to be asked.
+
+    Args:
+        dtype: As `load_model` takes it.
+        config: Of the checkpoint.
+        device: Where it will run.
+        factory: One of transformers' auto classes.
+    """
     if dtype != "auto":
         return _DTYPES[dtype]
     if device.type != "cpu":
         return "auto"
     with torch.device("meta"):
-        empty = _CausalLM.from_config(config)
+        empty = factory.from_config(config)
     num_parameters = sum(parameter.numel() for parameter in empty.parameters())
     return torch.float32 if num_parameters < FP32_BELOW_PARAMETERS else torch.bfloat16
 
 
-def _load_weights(
+def load_weights(
     name: str,
     config: PreTrainedConfig,
     dtype: torch.dtype | Literal["auto"],
     device: torch.device,
+    factory: Any = _CausalLM,
+    may_lack: tuple[str, ...] = (),
 ) -> PreTrainedModel:
+    """Load a checkpoint's weights, in eval mode.
+
+    Args:
+        name: A directory or a hub name.
+        config: Of the checkpoint.
+        dtype: From `choose_dtype`.
+        device: Where they go.
+        factory: One of transformers' auto classes.
+        may_lack: Beginnings of the names of weights that nothing uses.
+
+    Raises:
+        ModelLoadError: They cannot be read, or some are missing.
+    """
     try:
-        loaded, info = _CausalLM.from_pretrained(
+        loaded, info = factory.from_pretrained(
             name, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
         model: PreTrainedModel = loaded.to(device).eval()
     except Exception as error:
-        raise ModelLoadError(f"model {name!r} has no usable weights: {_one_line(error)}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+        raise ModelLoadError(f"model {name!r} has no usable weights: {one_line(error)}") from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_lack))
+    if missing:
         raise ModelLoadError(
             f"model {name!r} lacks {len(missing)} of its weights, {missing[0]} the first"
         )
@@ -324,7 +380,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froz
     return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))
 
 
-def _revision(name: str) -> str:
+def find_revision(name: str) -> str:
     """Return the hub's commit, or a hash over the files of any other directory."""
     directory = Path(name)
     if not directory.is_dir():

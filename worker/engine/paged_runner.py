@@ -92,10 +92,11 @@ class PagedRunner:
             blocks, count = self._table.blocks_of(chunk.key), len(chunk.token_ids)
             spans.append(PagedSpan(blocks, start, count, offset))
             offset += count
-        logits_NV = self._forward(chunks, PagedStep(self._cache, spans, self._device))
+        step = PagedStep(self._cache, spans, self._device)
+        logits_NV, nums_sound = self._forward(chunks, step)
         # Only now: a forward that raised has changed nothing that counts.
-        for chunk in chunks:
-            self._table.extend(chunk.key, chunk.token_ids)
+        for chunk, num_sound in zip(chunks, nums_sound, strict=True):
+            self._table.extend(chunk.key, chunk.token_ids, num_sound)
         return logits_NV
 
     def free(self, keys: Collection[int]) -> None:

@@ -177,7 +177,8 @@ class Output:
         tail: Held-back text, released at the end.
         finish_reason: Set on the last output of a sequence only.
         error_code: Machine-readable, with `FinishReason.ERROR`.
-        error: One line for a person, with `FinishReason.ERROR`.
+        error: One line for a person, with `FinishReason.ERROR`, and with `FinishReason.TIMEOUT`
+            where the request had a limit.
         timings: Set together with `finish_reason`.
         used_s: Execution time so far, earlier attempts included.
         logprobs: One per id of `token_ids` where they were asked for, else none.

@@ -103,15 +103,16 @@ class SlotRunner:
             spans.append(Span(self._table.slot_of(chunk.key), start, count, offset))
             offset += count
         step = SlotStep(self._cache, spans, self._device, self._kernels)
-        logits_NV = self._forward(chunks, step)
+        logits_NV, nums_sound = self._forward(chunks, step)
         # Only now: a forward that raised has changed nothing that counts.
-        for chunk in chunks:
-            self._table.extend(chunk.key, chunk.token_ids)
+        for chunk, num_sound in zip(chunks, nums_sound, strict=True):
+            self._table.extend(chunk.key, chunk.token_ids, num_sound)
         return logits_NV
 
+    @torch.inference_mode()
     def free(self, keys: Collection[int]) -> None:
         """Give slots back; see `Runner.free`."""
-        self._table.release(keys)
+        self._clear(self._table.release(keys))
 
     def forget(self, key: int) -> None:
         """Give a slot back and keep nothing of it, not even in the counters."""

@@ -14,9 +14,14 @@ EVICTED_TOKENS = 64
 
 @dataclass(slots=True)
 class _Slot:
-    """One slot: the tokens that it holds, whose it is, its room, and when it was given back."""
+    """One slot: the tokens that it holds, whose it is, its room, and when it was given back.
+
+    Of the tokens, the first `num_sound` may be of use to others: of what follows, something is not
+    a number.
+    """
 
     token_ids: list[int] = field(default_factory=list)
+    num_sound: int = 0
     key: int | None = None
     room: int = 0
     freed_at: int = 0
@@ -149,6 +154,7 @@ class SlotTable:
         self.counters.evictions += bool(slot.token_ids) and not takes_over
         self._num_held += len(token_ids) - slot.room
         slot.token_ids = list(token_ids[:num_cached])
+        slot.num_sound = num_cached
         slot.room = len(token_ids)
         slot.key = key
         self._slot_of[key] = index
@@ -172,25 +178,46 @@ class SlotTable:
             self._num_held += num_more
         return cuts
 
-    def extend(self, key: int, token_ids: Sequence[int]) -> None:
-        """Note that more tokens of a sequence are cached now, for which it has room."""
+    def extend(self, key: int, token_ids: Sequence[int], num_sound: int | None = None) -> None:
+        """Note that more tokens of a sequence are cached now, for which it has room.
+
+        Args:
+            key: The sequence.
+            token_ids: The tokens.
+            num_sound: How many of the first of them have keys and values that are numbers; None:
+                all. What follows others is never of use to another sequence.
+        """
         slot = self._slots[self._slot_of[key]]
+        if slot.num_sound == len(slot.token_ids):
+            slot.num_sound += len(token_ids) if num_sound is None else num_sound
         slot.token_ids.extend(token_ids)
         assert len(slot.token_ids) <= slot.room, f"sequence {key} has no room"
 
-    def release(self, keys: Collection[int]) -> None:
-        """Take these sequences' slots back; what is in them may still be of use."""
+    def release(self, keys: Collection[int]) -> list[Cut]:
+        """Take these sequences' slots back; what is in them may still be of use.
+
+        Returns:
+            What they had to give up, because it is of none.
+        """
+        cuts = []
         for key in keys:
             index = self._slot_of.pop(key, None)
-            if index is not None:
-                slot = self._slots[index]
-                self._num_freed += 1
-                self._num_held -= slot.room - len(slot.token_ids)
-                slot.key, slot.freed_at, slot.room = None, self._num_freed, len(slot.token_ids)
+            if index is None:
+                continue
+            slot = self._slots[index]
+            if slot.num_sound < len(slot.token_ids):
+                del slot.token_ids[slot.num_sound :]
+                cuts.append(Cut(index, slot.num_sound))
+            self._num_freed += 1
+            self._num_held -= slot.room - len(slot.token_ids)
+            slot.key, slot.freed_at, slot.room = None, self._num_freed, len(slot.token_ids)
+        return cuts
 
     def forget(self, key: int) -> None:
         """Take a sequence's slot back and drop what is in it."""
-        self._slots[self._slot_of[key]].token_ids.clear()
+        slot = self._slots[self._slot_of[key]]
+        slot.token_ids.clear()
+        slot.num_sound = 0
         self.release([key])
 
     def check_integrity(self, lengths: Mapping[int, int]) -> None:
@@ -203,6 +230,8 @@ class SlotTable:
         assert sum(rooms) == self._num_held <= self._capacity_tokens, f"rooms {rooms}"
         for slot in self._slots:
             num_cached = len(slot.token_ids)
+            assert slot.num_sound <= num_cached
+            assert slot.key is not None or slot.num_sound == num_cached
             assert num_cached <= slot.room if slot.key is not None else num_cached == slot.room
 
     def _make_room(self, num_more: int, keep: int | None) -> list[Cut] | None:
@@ -225,6 +254,7 @@ class SlotTable:
             num_cut = min(slot.room, max(num_over, EVICTED_TOKENS))
             del slot.token_ids[slot.room - num_cut :]
             slot.room -= num_cut
+            slot.num_sound = slot.room
             self._num_held -= num_cut
             num_over -= num_cut
             self.counters.evictions += 1
@@ -238,7 +268,7 @@ class SlotTable:
         wanted = list(token_ids[:-1])
         best, most = None, 0
         for index, slot in enumerate(self._slots):
-            common = _num_common(slot.token_ids, wanted)
+            common = min(slot.num_sound, _num_common(slot.token_ids, wanted))
             if common > most or (common == most > 0 and slot.key is None):
                 best, most = index, common
         return best, most

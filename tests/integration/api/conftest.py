@@ -58,6 +58,8 @@ async def start_app() -> AsyncIterator[Callable[..., Awaitable[httpx.AsyncClient
         async def start(settings: Settings, **options: Any) -> httpx.AsyncClient:
             app = create_app(settings)
             await stack.enter_async_context(app.router.lifespan_context(app))
+            # The gateway itself waits for this, but not for ever.
+            await app.state.gateway.poller.has_polled.wait()
             transport = httpx.ASGITransport(app, **options)
             http = httpx.AsyncClient(
                 transport=transport, base_url="http://baton.test", headers=AS_ALICE

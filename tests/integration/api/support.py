@@ -107,7 +107,7 @@ class HandWorker:
             choices=(choice,) if said else (),
             tails=(tail,) if said else (),
             prompt_tokens=12,
-            timings=EngineTimings(cached_tokens=3),
+            timings=EngineTimings(0.25, 1.75, batch_size=4, cached_tokens=3),
             error_type=error_type,
             error_message=error_message,
         )

@@ -23,7 +23,7 @@ from tests.integration.api.support import (
     submit,
     text_of,
 )
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 RUN = "from common.settings import load_settings; from api.server import run; run(load_settings())"

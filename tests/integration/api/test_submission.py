@@ -146,6 +146,11 @@ async def test_a_prompt_that_fills_the_context_can_be_scored(gateway: Gateway) -
         (ask(sampling={"n": 0}), "n", "n must be 1 to 128; got 0"),
         (ask(sampling={"n": MAX_CHOICES + 1}), "n", "got 129"),
         (ask(sampling={"min_tokens": 4}), "min_tokens", "at most max_tokens; got 4 and 3"),
+        (
+            ask("abc", sampling={"max_tokens": None, "min_tokens": CONTEXT - 2}),
+            "min_tokens",
+            f"3 tokens and min_tokens is {CONTEXT - 2}: {CONTEXT + 1} together",
+        ),
         (ask(sampling={"max_tokens": 0}), "max_tokens", "at least 1; got 0"),
         (
             ask("a" * (MAX_PROMPT_LOGPROBS // 2 + 1), sampling={"prompt_logprobs": 1}),

@@ -177,3 +177,11 @@ async def test_an_answer_never_comes_for_somebody_else(checker: GrammarChecker) 
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         await checker.check(GrammarSpec("regex", f"good {i}"), "key")
+
+
+async def test_a_compiler_that_breaks_is_not_taken_for_nesting(checker: GrammarChecker) -> None:
+    endless = {"type": "integer", "minimum": -(10**30), "maximum": -(10**20)}
+    with pytest.raises(InvalidRequestError, match="the compiler breaks on it"):
+        await checker.check(schema(endless), "key")
+    with pytest.raises(InvalidRequestError, match="nested too deeply"):
+        await checker.check(refs(1000), "key")

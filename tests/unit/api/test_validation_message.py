@@ -43,3 +43,31 @@ def test_a_value_is_shown_as_json_and_cut() -> None:
     assert shown("ä") == '"ä"'
     assert shown("x" * 500) == '"' + "x" * 99 + "..."
     assert shown(object).startswith("<class")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        (
+            "logit_bias",
+            {str(i): 1 for i in range(1025)},
+            "must have at most 1024 tokens; got 1025.",
+        ),
+        ("logit_bias", {"x": 1}, 'must have token ids as its names, as in {"50256": -100}; got {'),
+        ("top_k", 2**31, "must be from 0 to 2147483647; got 2147483648."),
+        (
+            "response_format",
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"properties": {"\n": {"items": [{}]}}}},
+            },
+            r"schema cannot be used: /properties/\n/items must be one schema; a list of them",
+        ),
+    ],
+)
+def test_what_came_is_told_once(field: str, value: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        GenerateRequest.model_validate({"prompt": "a", field: value})
+    message, _ = explain(raised.value.errors(), GenerateRequest.model_fields)
+    assert expected in message
+    assert message.count("got") == (0 if field == "response_format" else 1)

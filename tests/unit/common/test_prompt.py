@@ -85,6 +85,21 @@ def test_a_default_is_cut_to_what_the_context_still_holds() -> None:
     assert fit(fake_card(context_length=100), 90, None, default=40) == 10
 
 
+def test_a_least_number_of_tokens_raises_the_default():
+    card = fake_card(context_length=100)
+    assert fit(card, 40, None, default=20, min_tokens=30) == 30
+    assert fit(card, 40, None, default=20, min_tokens=60) == 60
+    assert fit(card, 40, 50, default=20, min_tokens=30) == 50
+
+
+def test_a_least_number_of_tokens_that_does_not_fit_is_named_with_the_numbers():
+    with pytest.raises(ContextLengthError) as raised:
+        fit(fake_card(context_length=100), 40, None, default=20, min_tokens=61)
+    assert raised.value.param == "min_tokens"
+    assert "40 tokens and min_tokens is 61: 101 together" in raised.value.message
+    assert "is 100." in raised.value.message
+
+
 def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
     with pytest.raises(
         ContextLengthError, match=r"100 tokens.*40 in the prompt and max_tokens is 61: 101"

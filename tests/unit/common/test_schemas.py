@@ -141,11 +141,12 @@ def test_a_record_holds_all_that_was_submitted(
         prompt_ids=ids,
         user_id=user,
         metadata=metadata,
+        reply=user,
     )
     added = {"status": "queued", "created_ms": "5", "attempts": "0", "eid": "0", "tag": "1"}
     record = JobRecord.from_fields("job", spec.to_fields() | added)
     assert (record.sampling, record.prompt_ids, record.user_id) == (sampling, ids, user)
-    assert (record.metadata, record.prompt_tokens) == (metadata, len(ids))
+    assert (record.metadata, record.prompt_tokens, record.reply) == (metadata, len(ids), user)
 
 
 @pytest.mark.parametrize("found", [(), (TokenLogprobs(-0.5), TokenLogprobs(-1.5, ((1, -0.25),)))])

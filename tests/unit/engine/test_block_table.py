@@ -325,3 +325,17 @@ def test_check_integrity_notices_lengths_that_differ(table):
     for wrong in ({}, {1: 4}, {1: 5, 2: 1}):
         with pytest.raises(AssertionError):
             table.check_integrity(wrong)
+
+
+def test_a_block_with_something_unsound_in_it_or_before_it_is_never_filed(table):
+    ids = text(16)
+    table.place(1, ids)
+    table.extend(1, ids[:10], num_sound=6)
+    table.extend(1, ids[10:])
+    table.check_integrity({1: 16})
+    assert begin(table, 2, text(9)) == SIZE
+    table.release([1])
+    table.check_integrity({2: 9})
+    assert counts(table) == (6 - 3, 0, 3)
+    table.release([2])
+    assert begin(table, 3, text(9)) == 2 * SIZE, "what another computed anew is"

@@ -199,6 +199,62 @@ def test_a_bad_request_is_refused_and_affects_nobody(llama, drive, ask, undistur
     assert {name: driven[name].ids for name in "abc"} == undisturbed
 
 
+WRONG_TYPES = {
+    "max_tokens": {"max_tokens": None},
+    "logit_bias": {"logit_bias": {5: 1.0}},
+    "seed": {"seed": None},
+    "temperature": {"temperature": None},
+    "stop": {"stop": "abc"},
+    "time_limit_s": {"time_limit_s": float("nan")},
+    "priority": {"priority": "high"},
+    "used_s": {"used_s": "a while"},
+    "committed_ids": {"committed_ids": None},
+    "choice": {"choice": None},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_wrong_type_is_refused_and_affects_nobody(llama, ask, make_engine, undisturbed, name):
+    engine, outputs = make_engine(llama), []
+    first, *others = three(ask)
+    engine.add(first)
+    outputs += engine.step()
+    for request in (ask("bad", [5], **WRONG_TYPES[name]), *others):
+        engine.add(request)
+    while engine.has_work:
+        outputs += engine.step()
+    [bad] = [output for output in outputs if output.request_id == "bad"]
+    assert bad.error_code == "invalid_request"
+    assert bad.error.startswith(f"{name} must be")
+    ids = {n: [i for o in outputs if o.request_id == n for i in o.token_ids] for n in "abc"}
+    assert ids == undisturbed
+
+
+def test_a_request_that_breaks_what_takes_it_in_loses_no_other(
+    llama, drive, ask, undisturbed, caplog
+):
+    class Odd(str):
+        def __eq__(self, other):
+            raise RuntimeError("spoiled by the test")
+
+        __hash__ = str.__hash__
+
+    driven = drive(llama)
+    first, *others = three(ask)
+    driven.add(first)
+    driven.engine.add(dataclasses.replace(ask("odd", [5]), request_id=Odd("odd")))
+    driven.add(*others).finish()
+    assert {name: driven[name].ids for name in "abc"} == undisturbed
+    assert "spoiled by the test" in caplog.text
+
+
+def test_lists_where_tuples_are_asked_for_change_nothing(llama, drive, ask, undisturbed):
+    lists = dataclasses.replace(three(ask)[0], prompt_ids=list(three(ask)[0].prompt_ids))
+    params = dataclasses.replace(lists.params, stop=["~~~"], logit_bias=[[1, 0.0]])
+    driven = drive(llama).add(dataclasses.replace(lists, params=params), *three(ask)[1:]).finish()
+    assert {name: driven[name].ids for name in "abc"} == undisturbed
+
+
 def test_a_number_too_large_for_a_float_is_refused_too(llama, drive, ask):
     answer = drive(llama).add(ask("bad", [5], top_k=10**400)).finish()["bad"]
     assert answer.last.error_code == "invalid_request"

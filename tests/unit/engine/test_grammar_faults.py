@@ -300,3 +300,23 @@ def test_giving_way_to_others_changes_no_token(
     tight = guided(llama, max_batch_size=6, cache_bytes=90 * token_bytes).add(*requests).finish()
     assert tight.engine.num_preempted > 0
     assert [tight[r.request_id].ids for r in requests] == [calm[r.request_id].ids for r in requests]
+
+
+def test_a_compiler_that_breaks_ends_its_request_and_nothing_waits(
+    llama: LoadedModel,
+    guided: Callable[..., Guided],
+    follow: Callable[..., Request],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise TypeError("spoiled by the test")
+
+    monkeypatch.setattr(GrammarCompiler, "compile", explode)
+    engine = guided(llama)
+    engine.add(follow("bad", CHOICE), follow("free", None))
+    engine.finish()
+    assert engine["bad"].last.error_code == "engine_error"
+    assert "spoiled" not in (engine["bad"].last.error or "")
+    assert "spoiled by the test" in caplog.text
+    assert engine["free"].reason is FinishReason.LENGTH

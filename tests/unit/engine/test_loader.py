@@ -131,6 +131,19 @@ def test_a_directory_that_is_not_there_is_not_found(tmp_path):
     assert "was not found" in refusal(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["nowhere/at/all", "models/nothing", "./nowhere", "~/nowhere"])
+def test_what_reads_like_a_path_is_not_asked_of_the_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert refusal(name) == f"model {name!r} was not found: there is no such directory"
+
+
+def test_the_weights_are_said_to_be_int8_where_they_will_be(saved):
+    lines = []
+    load(saved, dtype="int8", progress=lines.append)
+    assert "loading the weights as int8 onto cpu" in lines
+
+
 def test_a_directory_without_a_config_is_not_found(tmp_path):
     assert "was not found" in refusal(tmp_path)
 
@@ -223,7 +236,7 @@ def test_a_model_that_hides_its_context_length_takes_the_tokenizers(
 
 def test_auto_on_a_gpu_leaves_the_dtype_to_the_checkpoint(model_of):
     config = model_of("llama").model.config
-    assert loader._choose_dtype("auto", config, torch.device("cuda")) == "auto"
+    assert loader.choose_dtype("auto", config, torch.device("cuda")) == "auto"
 
 
 def test_int8_weights_are_loaded_and_named_so(saved, model_of, drive, ask):

@@ -146,3 +146,28 @@ def test_what_runs_gives_up_nothing():
     assert table.place(2, [2] * 2) is not None
     assert table.reserve(1, 1) is None
     table.check_integrity({1: 8})
+
+
+def test_what_follows_something_unsound_is_of_use_to_nobody():
+    table = SlotTable(2, PLENTY)
+    table.place(1, [1, 2, 3, 4, 5, 6])
+    table.extend(1, [1, 2, 3, 4], num_sound=2)
+    table.extend(1, [5, 6])
+    table.check_integrity({1: 6})
+    assert begin(table, 2, [1, 2, 3, 4, 5]).num_cached == 2
+    table.release([2])
+    [cut] = table.release([1])
+    assert cut.num_left == 2
+    table.check_integrity({})
+    assert table.reusable_tokens == 2 + 5
+    assert begin(table, 3, [1, 2, 3, 4, 5, 6]).num_cached == 5, "what another computed anew is"
+
+
+def test_a_slot_that_held_something_unsound_is_as_good_as_new():
+    table = SlotTable(1, PLENTY)
+    table.place(1, [1, 2, 3])
+    table.extend(1, [1, 2, 3], num_sound=0)
+    table.release([1])
+    assert begin(table, 2, [1, 2, 3]).num_cached == 0
+    table.release([2])
+    assert begin(table, 3, [1, 2, 3]).num_cached == 2

@@ -4,6 +4,7 @@ import gc
 import random
 
 import psutil
+import pytest
 
 from tests.unit.engine.test_preemption import TOKEN_BYTES
 from worker.engine.sequence import FinishReason
@@ -21,6 +22,7 @@ def make_request(ask, rng, number):
     return ask(str(number), ids, max_tokens=rng.randint(1, 12), priority=rng.randrange(3), **extra)
 
 
+@pytest.mark.timeout(600)  # for a machine that is busy: it works without a pause
 def test_ten_thousand_requests_with_random_aborts_leave_no_trace(llama, make_engine, ask):
     rng, process = random.Random(1), psutil.Process()
     engine = make_engine(llama, max_batch_size=32, cache_bytes=220 * TOKEN_BYTES)

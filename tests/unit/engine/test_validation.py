@@ -81,6 +81,75 @@ def test_a_request_that_does_not_fit_the_model_says_why(extra, expected, came):
     assert came in message
 
 
+BAD_TYPES = [
+    ({"max_tokens": None}, "max_tokens must be an integer, got None"),
+    ({"max_tokens": 2.5}, "max_tokens must be an integer, got 2.5"),
+    ({"max_tokens": True}, "max_tokens must be an integer, got True"),
+    ({"top_k": 2.5}, "top_k must be an integer, got 2.5"),
+    ({"seed": None}, "seed must be an integer, got None"),
+    ({"min_tokens": "1"}, "min_tokens must be an integer, got '1'"),
+    ({"temperature": None}, "temperature must be a number, got None"),
+    ({"top_p": "0.5"}, "top_p must be a number, got '0.5'"),
+    ({"frequency_penalty": [1]}, "frequency_penalty must be a number, got [1]"),
+    ({"logprobs": 1.0}, "logprobs must be an integer or None, got 1.0"),
+    ({"ignore_eos": 1}, "ignore_eos must be True or False, got 1"),
+    ({"stop": "abc"}, "stop must be a tuple of strings, got 'abc'"),
+    ({"stop": None}, "stop must be a tuple of strings, got None"),
+    ({"stop": (1,)}, "stop must be strings, got 1"),
+    ({"stop_token_ids": 5}, "stop_token_ids must be a tuple of token ids, got 5"),
+    ({"stop_token_ids": (1.0,)}, "stop_token_ids must be integers, got 1.0 at index 0"),
+    (
+        {"logit_bias": {5: 1.0}},
+        "logit_bias must be a tuple of pairs (token id, bias), got {5: 1.0}",
+    ),
+    ({"logit_bias": (5,)}, "logit_bias must be pairs (token id, bias), got 5"),
+    ({"logit_bias": ((5, "1"),)}, "logit_bias must be pairs (token id, bias), got (5, '1')"),
+    ({"logit_bias": (("5", 1),)}, "logit_bias must be integers, got '5' at index 0"),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), BAD_TYPES)
+def test_a_parameter_of_a_wrong_type_is_named_with_the_right_one(extra, message):
+    assert fault(with_params(**extra)) == message
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"prompt_ids": "abc"}, "prompt_ids must be a tuple of token ids, got 'abc'"),
+        ({"prompt_ids": ("a",)}, "prompt_ids must be integers, got 'a' at index 0"),
+        ({"prompt_ids": (1, 1.5)}, "prompt_ids must be integers, got 1.5 at index 1"),
+        ({"prompt_ids": None}, "prompt_ids must be a tuple of token ids, got None"),
+        ({"committed_ids": None}, "committed_ids must be a tuple of token ids, got None"),
+        ({"params": {"max_tokens": 5}}, "params must be SamplingParams, got {'max_tokens': 5}"),
+        ({"priority": "high"}, "priority must be an integer, got 'high'"),
+        ({"priority": NAN}, "priority must be an integer, got nan"),
+        ({"priority": 99}, "priority must be 0 (high), 1 (normal) or 2 (low), got 99"),
+        ({"choice": None}, "choice must be an integer, got None"),
+        ({"time_limit_s": NAN}, "time_limit_s must be a number of seconds or None, got nan"),
+        ({"time_limit_s": "5"}, "time_limit_s must be a number of seconds or None, got '5'"),
+        ({"used_s": None}, "used_s must be a number of seconds, got None"),
+        ({"grammar": 5}, "grammar must be a string or None, got 5"),
+    ],
+)
+def test_a_request_with_a_wrong_type_names_the_right_one(extra, message):
+    assert fault(dataclasses.replace(FINE, **extra)) == message
+
+
+def test_a_value_too_long_for_a_message_is_cut():
+    assert fault(with_params(seed="x" * 50_000)).endswith("got a str of 50000")
+    assert len(fault(with_params(top_k=[10**300]))) < 200
+
+
+def test_bounds_are_written_in_full():
+    assert "top_k must be in [0, 2147483647], got 2147483648" in fault(with_params(top_k=2**31))
+
+
+def test_lists_are_taken_for_tuples():
+    lists = with_params(stop=["a"], stop_token_ids=[1], logit_bias=[[3, 1.0]])
+    validate(dataclasses.replace(lists, prompt_ids=[1, 2], committed_ids=[3]), **LIMITS)
+
+
 def test_all_that_is_just_within_its_range_is_taken():
     biases = tuple((token_id, 100.0 * (-1) ** token_id) for token_id in range(50))
     edge = with_params(min_tokens=8, logprobs=20, prompt_logprobs=0, logit_bias=biases, top_p=0)
