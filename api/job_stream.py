@@ -25,8 +25,9 @@ from api.sse import HEARTBEAT, HEARTBEAT_S, RETRY, frame
 from api.watch import HistoryGone, StatusChange, Update, Watch, WatchClosed
 from api.watcher import Watcher
 from common.errors import RedisUnavailableError
+from common.events import EndEvent, RestartEvent, TokenEvent
 from common.job_store import Submissions
-from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent, TokenEvent
+from common.schemas import JobRecord, JobStatus
 
 COALESCE_S = 0.025
 LIFETIME_S = 900.0

@@ -62,8 +62,11 @@ class ObjectStore:
 
     async def put(self, path: str, body: Body) -> None:
         """Write an object, whole, in place of an earlier one."""
-        with _translated_errors():
-            await obstore.put_async(self._store, path, body)
+        try:
+            with _translated_errors():
+                await obstore.put_async(self._store, path, body)
+        except FileNotFoundError as error:  # the bucket itself
+            raise _unavailable(error) from error
 
     async def size(self, path: str) -> int | None:
         """Bytes of an object, or None where there is none."""
@@ -111,7 +114,9 @@ def _translated_errors() -> Any:
     except FileNotFoundError:
         raise
     except (BaseError, OSError) as error:
-        _log.warning("The store of files failed: %s", str(error).partition("\n")[0])
-        raise FileStoreError(
-            "The store of files does not answer; try again.", retry_after_s=5.0
-        ) from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> FileStoreError:
+    _log.warning("The store of files failed: %s", str(error).partition("\n")[0])
+    return FileStoreError("The store of files does not answer; try again.", retry_after_s=5.0)

@@ -268,6 +268,12 @@ def _check(request: JobRequest) -> None:
         )
     if not 1 <= sampling.n <= MAX_CHOICES:
         raise InvalidRequestError(f"n must be 1 to {MAX_CHOICES}; got {sampling.n}.", param="n")
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens must be at most max_tokens; got {sampling.min_tokens} and "
+            f"{sampling.max_tokens}.",
+            param="min_tokens",
+        )
     if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
         raise InvalidRequestError(
             "max_tokens must be at least 1; got 0, which goes only with log-probabilities of "

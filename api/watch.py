@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.errors import RedisUnavailableError
-from common.schemas import EndEvent, JobRecord, JobStatus, StreamEvent
+from common.events import EndEvent, StreamEvent
+from common.schemas import JobRecord, JobStatus
 
 BUFFER_LIMIT = 256
 """Updates that wait for a slow reader; one more, and it is cut."""

@@ -23,7 +23,8 @@ from common import keys
 from common.connection import AsyncRedis, translated_errors
 from common.errors import RedisUnavailableError
 from common.event_stream import EventReader
-from common.schemas import JobRecord, JobStatus, StreamEvent, unpack_event
+from common.events import StreamEvent, unpack_event
+from common.schemas import JobRecord, JobStatus
 
 SWEEP_S = 1.0
 SWEEP_BATCH = 256

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from common import keys
 from common.connection import AsyncRedis, Script, SyncRedis, translated_errors
-from common.schemas import RestartEvent, StreamEvent, TokenEvent, unpack_event
+from common.events import RestartEvent, StreamEvent, TokenEvent, unpack_event
 
 READ_LIMIT = 1000
 

@@ -82,7 +82,7 @@ class Prompt:
         for name in ("token_ids", "tools", "template_kwargs"):
             if values[name] is None:
                 del values[name]
-        return _dump(values)
+        return dump(values)
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
@@ -135,7 +135,7 @@ class JobSpec:
         if self.sampling.n > 1:
             record["n"] = str(self.sampling.n)
         if self.prompt_ids is not None:
-            record["prompt_ids"] = _dump(self.prompt_ids)
+            record["prompt_ids"] = dump(self.prompt_ids)
             record["prompt_tokens"] = str(len(self.prompt_ids))
         if self.prompt is not None:
             record["prompt"] = self.prompt.pack()
@@ -143,7 +143,7 @@ class JobSpec:
             record["inputs"] = pack_inputs(self.inputs)
             if (num_tokens := count_tokens(self.inputs)) is not None:
                 record["prompt_tokens"] = str(num_tokens)
-        metadata = None if self.metadata is None else _dump(self.metadata)
+        metadata = None if self.metadata is None else dump(self.metadata)
         texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
         return record | {name: text for name, text in texts.items() if text is not None}
 
@@ -178,7 +178,7 @@ class ChoiceResult:
             "token_ids": self.token_ids,
             "finish_reason": self.finish_reason,
         }
-        return packed | _packed_logprobs("logprobs", self.logprobs)
+        return packed | packed_logprobs("logprobs", self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,19 +216,19 @@ class Outcome:
 
     def pack_tails(self) -> str:
         """JSON list."""
-        return _dump(self.tails)
+        return dump(self.tails)
 
     def to_fields(self) -> dict[str, str]:
         """The fields that the end adds to the record."""
         record = {
             "prompt_tokens": str(self.prompt_tokens),
-            "timings": _dump(asdict(self.timings)),
+            "timings": dump(asdict(self.timings)),
         }
         if self.choices:
-            record["result"] = _dump([choice.pack() for choice in self.choices])
+            record["result"] = dump([choice.pack() for choice in self.choices])
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
-            record["prompt_logprobs"] = _dump(listed)
+            record["prompt_logprobs"] = dump(listed)
         if self.embeddings is not None:
             record["embeddings"] = self.embeddings.pack()
         if self.error_type is not None:
@@ -315,73 +315,8 @@ class JobRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """Newly committed tokens of one choice.
-
-    Attributes:
-        position: Index of the first of them among the choice's tokens.
-        texts: One for each id; empty where the text is held back for a later one.
-        logprobs: One for each id where they were asked for, else none.
-    """
-
-    position: int
-    token_ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    choice: int = 0
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-    def pack(self) -> str:
-        """Short JSON: `{"c", "p", "i", "t"}`, and `"l"` where there are log-probabilities."""
-        event = {"c": self.choice, "p": self.position, "i": self.token_ids, "t": self.texts}
-        return _dump(event | _packed_logprobs("l", self.logprobs))
-
-
-@dataclass(frozen=True, slots=True)
-class RestartEvent:
-    """All token events before this one are void: the job begins again from nothing.
-
-    Packed as `{"r": 1}`, by the script that restarts the job.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class EndEvent:
-    """The last event of a job.
-
-    Attributes:
-        tails: For each choice, the text that was held back until the end.
-
-    Packed as `{"s", "t"}`, by the script that ends the job.
-    """
-
-    status: JobStatus
-    tails: tuple[str, ...] = ()
-
-
-Event = TokenEvent | RestartEvent | EndEvent
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """An event with its place in the job's stream: 1, 2, 3, ..."""
-
-    eid: int
-    event: Event
-
-
-def unpack_event(packed: str) -> Event:
-    """Read an event from its packed form."""
-    values = json.loads(packed)
-    if "r" in values:
-        return RestartEvent()
-    if "s" in values:
-        return EndEvent(JobStatus(values["s"]), tuple(values["t"]))
-    logprobs = tuple(TokenLogprobs.unpack(each) for each in values.get("l", ()))
-    return TokenEvent(values["p"], tuple(values["i"]), tuple(values["t"]), values["c"], logprobs)
-
-
-def _dump(value: Any) -> str:
+def dump(value: Any) -> str:
+    """Short JSON."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -412,5 +347,6 @@ def _prompt_logprobs(packed: str | None) -> tuple[TokenLogprobs | None, ...]:
     return tuple(None if each is None else TokenLogprobs.unpack(each) for each in listed)
 
 
-def _packed_logprobs(name: str, logprobs: tuple[TokenLogprobs, ...]) -> dict[str, Any]:
+def packed_logprobs(name: str, logprobs: tuple[TokenLogprobs, ...]) -> dict[str, Any]:
+    """A field with this name, where there are any."""
     return {name: [each.pack() for each in logprobs]} if logprobs else {}

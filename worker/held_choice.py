@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.schemas import ChoiceResult, TokenEvent
+from common.events import TokenEvent
+from common.schemas import ChoiceResult
 from worker.backends.base import BackendEnd, Delta
 
 

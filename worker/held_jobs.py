@@ -11,8 +11,9 @@ import threading
 import time
 from typing import Literal
 
+from common.events import TokenEvent
 from common.job_store import Claim, Holding
-from common.schemas import EngineTimings, JobStatus, Outcome, TokenEvent
+from common.schemas import EngineTimings, JobStatus, Outcome
 from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
 from worker.held_choice import HeldChoice

@@ -22,11 +22,12 @@ from common.errors import (
     RedisUnavailableError,
 )
 from common.event_stream import EventWriter
+from common.events import TokenEvent
 from common.job_store import Claim, Claims, FencedError
 from common.log import log_context
 from common.prompt import PromptEncoder, fit
 from common.request_log import OnEnd, outcome_of
-from common.schemas import JobRecord, JobStatus, Outcome, Prompt, TokenEvent
+from common.schemas import JobRecord, JobStatus, Outcome, Prompt
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
 from worker.registry import ModelRegistry

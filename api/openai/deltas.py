@@ -20,8 +20,9 @@ from common.errors import (
     RestartedError,
     ShuttingDownError,
 )
+from common.events import EndEvent, RestartEvent, StreamEvent, TokenEvent
 from common.job_store import Submissions
-from common.schemas import EndEvent, JobRecord, RestartEvent, StreamEvent, TokenEvent
+from common.schemas import JobRecord
 from common.token_logprobs import TokenLogprobs
 
 TAKE_S = 15.0

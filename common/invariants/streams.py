@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from common import keys
 from common.connection import SyncRedis, translated_errors
+from common.events import EndEvent, RestartEvent, TokenEvent, unpack_event
 from common.invariants.findings import Kind, Problem
 from common.invariants.snapshots import GONE, JobSnapshot
-from common.schemas import EndEvent, JobStatus, RestartEvent, TokenEvent, unpack_event
+from common.schemas import JobStatus
 from common.token_logprobs import TokenLogprobs
 
 PAGE = 500

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import redis
 
 from common import keys
-from common.schemas import ChoiceResult, JobRecord, RestartEvent, TokenEvent, unpack_event
+from common.events import RestartEvent, TokenEvent, unpack_event
+from common.schemas import ChoiceResult, JobRecord
 
 
 @dataclass(frozen=True)

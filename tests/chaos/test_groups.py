@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.schemas import TokenEvent
+from common.events import TokenEvent
 from tests.chaos.groups import FollowedGroup, draw_groups, group_problems
 from tests.chaos.store import StoredJob, put_together
 

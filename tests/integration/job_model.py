@@ -12,16 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.event_stream import Appended
+from common.events import TokenEvent
 from common.job_store import Holding, Idempotency, Pulse
 from common.reaping import Reaped
-from common.schemas import (
-    JOB_CLASSES,
-    JobClass,
-    JobSpec,
-    JobStatus,
-    Outcome,
-    TokenEvent,
-)
+from common.schemas import JOB_CLASSES, JobClass, JobSpec, JobStatus, Outcome
 from tests.integration.job_state import (
     LONG_AGO,
     NOW,

@@ -14,11 +14,12 @@ from common import keys
 from common.connection import AsyncRedis, SyncRedis
 from common.errors import ModelLoadError, RequestError
 from common.event_stream import Append, Appended, EventWriter
+from common.events import TokenEvent
 from common.fleet import ServedModel, WorkerInfo
 from common.invariants import Checker, Violation
 from common.job_store import Claims, FencedError, Holding, Idempotency, Pulse, Submissions
 from common.reaping import Reaped, Reaping
-from common.schemas import JobSpec, Outcome, TokenEvent
+from common.schemas import JobSpec, Outcome
 from common.settings import Settings
 from tests.integration.job_state import LONG_AGO, Claimed, Message, State, When, read_state
 from tests.integration.stores import MODEL

@@ -10,9 +10,10 @@ from typing import Any
 
 from common import keys
 from common.connection import SyncRedis
+from common.events import TokenEvent
 from common.invariants import Checker, Kind, Report
 from common.job_store import Claim
-from common.schemas import ChoiceResult, JobStatus, Outcome, TokenEvent
+from common.schemas import ChoiceResult, JobStatus, Outcome
 from tests.integration.stores import MODEL, Bench, settings
 
 LINE = keys.ready(MODEL, "normal")

@@ -8,11 +8,12 @@ from typing import Any
 from common import keys
 from common.connection import AsyncRedis, SyncRedis
 from common.event_stream import Append, EventReader, EventWriter
+from common.events import TokenEvent
 from common.fleet import FleetReader, ServedModel, WorkerInfo
 from common.job_store import Claim, Claims, Submissions
 from common.reaping import Reaped, Reaping
 from common.sampling import SamplingSpec
-from common.schemas import JobClass, JobRecord, JobSpec, TokenEvent
+from common.schemas import JobClass, JobRecord, JobSpec
 from common.settings import Settings
 
 MODEL = "m"

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from common import keys
+from common.events import EndEvent, RestartEvent, TokenEvent, unpack_event
 from common.sampling import SamplingSpec
-from common.schemas import (
-    EndEvent,
-    JobRecord,
-    JobStatus,
-    RestartEvent,
-    TokenEvent,
-    unpack_event,
-)
+from common.schemas import JobRecord, JobStatus
 from tests.integration.submitting import submit
 from tests.integration.test_worker import TIMEOUT_S, WorkerUnderTest
 from worker.backends.base import BackendEnd

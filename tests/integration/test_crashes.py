@@ -7,10 +7,11 @@ import pytest
 from common import keys
 from common.connection import AsyncRedis, SyncRedis
 from common.errors import ModelLoadError
+from common.events import RestartEvent
 from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claim, Claims
 from common.reaping import Reaped
-from common.schemas import JobStatus, RestartEvent
+from common.schemas import JobStatus
 from tests.integration.stores import KEY, MODEL, REVISION, Bench
 
 OTHER_REVISION = "r2:float32"

@@ -9,10 +9,11 @@ import pytest
 from common import keys
 from common.connection import SyncRedis
 from common.event_stream import Append
+from common.events import TokenEvent
 from common.invariants import Kind, Report, check_invariants
 from common.invariants import checker as checker_module
 from common.invariants.keyspace import FAMILIES, SINGLES
-from common.schemas import ChoiceResult, JobStatus, Outcome, TokenEvent
+from common.schemas import ChoiceResult, JobStatus, Outcome
 from tests.integration.stored_jobs import (
     LINE,
     OTHER_LINE,

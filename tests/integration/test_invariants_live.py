@@ -16,17 +16,11 @@ from common import keys
 from common.connection import SyncRedis, connect, connect_async
 from common.errors import QueueFullError
 from common.event_stream import Append, EventWriter
+from common.events import TokenEvent
 from common.invariants import Kind
 from common.job_store import Claim, Claims, FencedError, Submissions
 from common.reaping import Reaping
-from common.schemas import (
-    ChoiceResult,
-    JobSpec,
-    JobStatus,
-    Outcome,
-    TokenEvent,
-    member_ids,
-)
+from common.schemas import ChoiceResult, JobSpec, JobStatus, Outcome, member_ids
 from tests.integration.stored_jobs import StoredJobs, check, kinds, store_jobs
 from tests.integration.stores import KEY, MODEL, REVISION, Bench, settings, spec
 

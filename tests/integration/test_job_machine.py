@@ -25,17 +25,11 @@ from hypothesis.stateful import (
 )
 
 from common.connection import connect, connect_async
+from common.events import TokenEvent
 from common.invariants import Kind
 from common.job_store import Holding, Idempotency
 from common.sampling import SamplingSpec
-from common.schemas import (
-    JobClass,
-    JobSpec,
-    JobStatus,
-    Outcome,
-    TokenEvent,
-    member_ids,
-)
+from common.schemas import JobClass, JobSpec, JobStatus, Outcome, member_ids
 from tests.integration.job_draws import (
     API_KEYS,
     REVISIONS,

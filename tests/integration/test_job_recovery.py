@@ -8,13 +8,10 @@ from common import keys
 from common.errors import (
     ModelLoadError,
 )
+from common.events import TokenEvent
 from common.job_store import Claims, FencedError, Holding
 from common.reaping import Reaped
-from common.schemas import (
-    JobStatus,
-    Outcome,
-    TokenEvent,
-)
+from common.schemas import JobStatus, Outcome
 from tests.integration.stores import KEY, MODEL, Bench, announcement
 
 

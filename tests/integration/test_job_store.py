@@ -16,15 +16,9 @@ from common.errors import (
     TaskExpiredError,
     TaskNotFoundError,
 )
+from common.events import EndEvent, StreamEvent, TokenEvent
 from common.job_store import Holding
-from common.schemas import (
-    ChoiceResult,
-    EndEvent,
-    JobStatus,
-    Outcome,
-    StreamEvent,
-    TokenEvent,
-)
+from common.schemas import ChoiceResult, JobStatus, Outcome
 from tests.integration.stores import KEY, MODEL, REVISION, Bench, announcement, spec
 
 

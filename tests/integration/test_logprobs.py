@@ -8,9 +8,9 @@ import pytest
 
 from common import keys
 from common.event_stream import Append
+from common.events import TokenEvent, unpack_event
 from common.job_store import Claim
 from common.sampling import SamplingSpec
-from common.schemas import TokenEvent, unpack_event
 from common.token_logprobs import TokenLogprobs
 from tests.integration.stores import KEY, Bench
 from tests.integration.submitting import submit

@@ -11,20 +11,13 @@ from common import keys
 from common.connection import connect
 from common.errors import ModelLoadError
 from common.event_stream import EventWriter
+from common.events import RestartEvent, TokenEvent, unpack_event
 from common.fleet import FleetWriter
 from common.job_store import Claim, Claims
 from common.model_catalog import CatalogEntry
 from common.prompt import PromptEncoder
 from common.reaping import Reaping
-from common.schemas import (
-    JobRecord,
-    JobStatus,
-    Outcome,
-    Prompt,
-    RestartEvent,
-    TokenEvent,
-    unpack_event,
-)
+from common.schemas import JobRecord, JobStatus, Outcome, Prompt
 from common.settings import Settings
 from tests.fakes import FakeBackend, byte_tokenizer, fake_card
 from tests.integration.submitting import submit

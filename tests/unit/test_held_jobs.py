@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from common.events import TokenEvent
 from common.job_store import Claim
 from common.sampling import SamplingSpec
-from common.schemas import EngineTimings, JobRecord, JobStatus, TokenEvent
+from common.schemas import EngineTimings, JobRecord, JobStatus
 from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
 from worker.held_jobs import HeldJob

@@ -22,7 +22,8 @@ from api.openai.responses.output import Event, Output
 from api.openai.responses.reply import Reply
 from api.openai.responses.view import Reading, bare_body, ended_body, is_answer, item_status
 from common.errors import RestartedError
-from common.schemas import JobRecord, TokenEvent
+from common.events import TokenEvent
+from common.schemas import JobRecord
 
 RESTARTED = (
     "The answer had to begin again from nothing: what came before this event is void. Go on after "

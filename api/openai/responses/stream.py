@@ -16,7 +16,8 @@ from api.openai.responses.output import Event
 from api.openai.responses.reply import Reply
 from api.openai.responses.view import Reading
 from api.watch import HistoryGone, StatusChange, Update, WatchClosed
-from common.schemas import EndEvent, JobRecord, JobStatus, RestartEvent
+from common.events import EndEvent, RestartEvent
+from common.schemas import JobRecord, JobStatus
 
 NOTHING = -1
 """The number that a client has which has nothing yet."""

@@ -13,10 +13,11 @@ import httpx
 
 from common.connection import SyncRedis
 from common.event_stream import Append, EventWriter
+from common.events import TokenEvent
 from common.fleet import FleetWriter, ServedModel, WorkerInfo, tokenizer_sha256
 from common.job_store import Claim, Claims
 from common.model_card import ModelCard
-from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome, TokenEvent
+from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome
 from common.settings import Settings
 from common.token_logprobs import TokenLogprobs
 from tests.fakes import byte_tokenizer

@@ -5,8 +5,9 @@ import pytest
 from api import watch as watch_module
 from api.watch import EndWait, HistoryGone, StatusChange, Update, Watch, WatchClosed
 from common.errors import RedisUnavailableError
+from common.events import EndEvent, StreamEvent, TokenEvent
 from common.sampling import SamplingSpec
-from common.schemas import EndEvent, JobRecord, JobStatus, StreamEvent, TokenEvent
+from common.schemas import JobRecord, JobStatus
 
 QUEUED, PROCESSING = JobStatus.QUEUED, JobStatus.PROCESSING
 

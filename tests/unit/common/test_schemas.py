@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.events import TokenEvent, unpack_event
 from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import (
@@ -18,8 +19,6 @@ from common.schemas import (
     JobStatus,
     Outcome,
     Prompt,
-    TokenEvent,
-    unpack_event,
 )
 from common.token_logprobs import TokenLogprobs
 from tests.fakes import fake_card

@@ -11,16 +11,10 @@ from openai import AsyncOpenAI
 from common import keys
 from common.connection import SyncRedis
 from common.event_stream import Append, EventWriter
+from common.events import TokenEvent
 from common.job_store import Claim
 from common.prompt import PromptEncoder
-from common.schemas import (
-    ChoiceResult,
-    EngineTimings,
-    JobStatus,
-    Outcome,
-    Prompt,
-    TokenEvent,
-)
+from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome, Prompt
 from common.settings import Settings
 from common.token_logprobs import TokenLogprobs
 from tests.fakes import byte_tokenizer, fake_card
