@@ -56,7 +56,7 @@ def engine_stats_view(fleet: Fleet, gateway: GatewayView) -> dict[str, Any]:
     total = total_of(fleet.tallies.values())
     throughput = gateway.throughput
     return {
-        "is_ready": fleet.state(default) == "ready",
+        "is_ready": any(fleet.can_run(model) for model in models),
         "model": default,
         "models": models,
         "uptime_seconds": max(

@@ -33,6 +33,8 @@ MAX_STOP_IDS = 1024
 MAX_LOGIT_BIASES = 1024
 MAX_LOGPROBS = 20
 MAX_PROMPTS = 128
+MAX_GENERATIONS = 512
+"""Choices of all prompts of one request together: it counts once toward its key's rate."""
 DEFAULT_TOP_K = 50
 
 _TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")

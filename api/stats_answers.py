@@ -215,7 +215,9 @@ class GatewayStats(_Answer):
 class EngineStatsAnswer(_Answer):
     """All gateways and workers together, but for `gateway`."""
 
-    is_ready: bool = Field(description="Whether a live worker has the default model loaded.")
+    is_ready: bool = Field(
+        description="As `/ready`: a live worker has a model loaded, or loads it when a task comes."
+    )
     model: str = Field(description="The default model.", examples=["baton-toy"])
     models: list[str] = Field(description="The configured models.")
     uptime_seconds: float = Field(

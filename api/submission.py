@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
-from api.schemas import MAX_PROMPTS, MAX_SEED
+from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
@@ -268,6 +268,12 @@ def _check(request: JobRequest) -> None:
         )
     if not 1 <= sampling.n <= MAX_CHOICES:
         raise InvalidRequestError(f"n must be 1 to {MAX_CHOICES}; got {sampling.n}.", param="n")
+    if num_prompts * sampling.n > MAX_GENERATIONS:
+        raise InvalidRequestError(
+            f"n and the number of prompts must make at most {MAX_GENERATIONS} answers together; "
+            f"got {sampling.n} times {num_prompts}.",
+            param="n",
+        )
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
         raise InvalidRequestError(
             f"min_tokens must be at most max_tokens; got {sampling.min_tokens} and "

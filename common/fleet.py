@@ -109,6 +109,10 @@ class Fleet:
         best: tuple[ModelState, ...] = ("ready", "loading", "unloaded", "error")
         return next((state for state in best if state in states), "loading")
 
+    def can_run(self, model: str) -> bool:
+        """Whether a live worker has the model loaded, or loads it when a job comes."""
+        return self.state(model) in ("ready", "unloaded")
+
     @property
     def num_queued(self) -> int:
         """Waiting jobs of all models."""

@@ -74,7 +74,7 @@ _NOT_READY: Documented = {503: {"model": ReadyAnswer, "description": "They are n
 async def ready(gateway: GatewayDep) -> JSONResponse:
     """503 while Redis is away, or no live worker has a model loaded or loads it on demand."""
     fleet, entries = gateway.poller.fleet, gateway.catalog.entries
-    is_ready = fleet is not None and any(fleet.state(each.model) in _RUNS for each in entries)
+    is_ready = fleet is not None and any(fleet.can_run(each.model) for each in entries)
     body = {"ready": is_ready, "engine_connected": fleet is not None and bool(fleet.workers)}
     return JSONResponse(body, 200 if is_ready else 503)
 

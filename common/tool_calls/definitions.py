@@ -19,7 +19,7 @@ MAX_DESCRIPTION_CHARS = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOOL_FIELDS = frozenset(("type", "function"))
 _FUNCTION_FIELDS = frozenset(("name", "description", "parameters", "strict"))
-_EMPTY_SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
+_EMPTY_SCHEMA: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 ToolMode = Literal["none", "auto", "required", "named"]
 

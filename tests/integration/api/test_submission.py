@@ -145,6 +145,7 @@ async def test_a_prompt_that_fills_the_context_can_be_scored(gateway: Gateway) -
         (ask(*["a"] * (MAX_PROMPTS + 1)), "prompt", "1 to 128 prompts; got 129"),
         (ask(sampling={"n": 0}), "n", "n must be 1 to 128; got 0"),
         (ask(sampling={"n": MAX_CHOICES + 1}), "n", "got 129"),
+        (ask(*["a"] * 65, sampling={"n": 8}), "n", "at most 512 answers together; got 8 times 65"),
         (ask(sampling={"min_tokens": 4}), "min_tokens", "at most max_tokens; got 4 and 3"),
         (
             ask("abc", sampling={"max_tokens": None, "min_tokens": CONTEXT - 2}),
