@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.service import ROOT, Service
+from tests.e2e.service import ROOT, STOP_TIMEOUT_S, Service
 
 StartService = Callable[..., Service]
 STORY: dict[str, Any] = {"max_tokens": 200, "seed": 11, "ignore_eos": True, "raw": True}
@@ -57,12 +57,12 @@ def test_a_stream_goes_on_where_it_was_when_its_worker_goes(
     service = start_service(**settings)
     service.wait_until_ready()
     expected = service.result(service.submit(**STORY))
+    [process] = service.pids(module)
     task_id = service.submit(**STORY)
     events = []
     for event in service.events(task_id):
         events.append(event)
         if len(events) == 4:
-            [process] = service.pids(module)
             os.kill(process, signum)
     assert events[-1][1]["status"] == "completed"
     assert text_of(events) == expected["result"]
@@ -75,12 +75,12 @@ def test_a_worker_that_is_asked_twice_to_end_leaves_now(start_service: StartServ
     service = start_service(LEASE_S=3600, DRAIN_S=3600)
     service.wait_until_ready()
     expected = service.result(service.submit(**STORY))
+    [process] = service.pids("worker.main")
     task_id = service.submit(**STORY)
     events = []
     for event in service.events(task_id):
         events.append(event)
         if len(events) in (4, 6):
-            [process] = service.pids("worker.main")
             os.kill(process, signal.SIGTERM)
     assert text_of(events) == expected["result"]
     assert "Asked a second time" in (service.log_dir / "app.log").read_text()
@@ -92,13 +92,16 @@ def test_a_job_survives_that_everything_is_stopped_and_started_again(
     service = start_service()
     service.wait_until_ready()
     expected = service.result(service.submit(**STORY))
+    [worker] = service.pids("worker.main")
     task_id = service.submit(**STORY)
     before = []
     for event in service.events(task_id):
         before.append(event)
         if len(before) == 4:
+            os.kill(worker, signal.SIGSTOP)  # else the job could end before its stream does
             service.process.send_signal(signal.SIGINT)
-    assert service.stop() == 0
+    os.kill(worker, signal.SIGCONT)
+    assert service.process.wait(STOP_TIMEOUT_S) == 0
 
     service.start()
     service.wait_until_ready()
@@ -111,13 +114,13 @@ def test_a_stream_resumes_when_the_gateway_was_killed(start_service: StartServic
     service = start_service()
     service.wait_until_ready()
     expected = service.result(service.submit(**STORY))
+    [gateway] = service.pids("cli.main api")
     task_id = service.submit(**STORY)
     before = []
     with pytest.raises(httpx.HTTPError):  # noqa: PT012 - the loop is what is broken off
         for event in service.events(task_id):
             before.append(event)
             if len(before) == 4:
-                [gateway] = service.pids("cli.main api")
                 os.kill(gateway, signal.SIGKILL)
     last = max(int(i) for i, _ in before if i is not None)
     after = None
