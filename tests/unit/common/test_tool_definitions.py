@@ -31,7 +31,8 @@ def test_a_function_is_read_with_its_schema() -> None:
 
 def test_a_function_without_parameters_takes_an_empty_object() -> None:
     (parsed,) = parse_tools([tool()])
-    assert parsed.for_template() == tool(parameters={"type": "object", "properties": {}})
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert parsed.for_template() == tool(parameters=nothing)
 
 
 @pytest.mark.parametrize("tools", [None, []])
