@@ -52,14 +52,22 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     )
     for path in schema["paths"].values():
         for operation in path.values():
+            _with_errors_as_json(operation["responses"])
             _without_frameworks_422(operation["responses"])
     for name in _FRAMEWORKS_OWN:
         schema["components"]["schemas"].pop(name, None)
     return schema
 
 
+def _with_errors_as_json(responses: dict[str, Any]) -> None:
+    """A stream's errors are JSON; the framework gives them the media type of the stream."""
+    for status, answer in responses.items():
+        if status >= "400" and "text/event-stream" in answer.get("content", {}):
+            answer["content"] = {"application/json": answer["content"]["text/event-stream"]}
+
+
 def _without_frameworks_422(responses: dict[str, Any]) -> None:
-    content = responses.get("422", {}).get("content", {})  # a stream's has another media type
+    content = responses.get("422", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").rpartition("/")[2] in _FRAMEWORKS_OWN:
         del responses["422"]

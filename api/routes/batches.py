@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
     "",
     response_model=BatchAnswer,
     summary="Submit a file of requests",
-    responses=errors(400, 401, 404, 422, 429, 503),
+    responses=errors(400, 401, 404, 413, 422, 429, 503),
 )
 async def create(
     gateway: GatewayDep,
@@ -71,7 +71,12 @@ async def create(
     return JSONResponse(batch_view(await gateway.batches.create(spec)))
 
 
-@router.get("", response_model=BatchesAnswer, summary="Your batches", responses=errors(400, 401))
+@router.get(
+    "",
+    response_model=BatchesAnswer,
+    summary="Your batches",
+    responses=errors(400, 401, 404, 429, 503),
+)
 async def list_batches(
     gateway: GatewayDep,
     key_id: ReaderId,
@@ -91,7 +96,7 @@ BatchId = Annotated[str, Path(description="As the submission gave it.")]
     "/{batch_id}",
     response_model=BatchAnswer,
     summary="How far a batch is",
-    responses=errors(401, 404, 429),
+    responses=errors(401, 404, 429, 503),
 )
 async def retrieve(gateway: GatewayDep, key_id: ReaderId, batch_id: BatchId) -> JSONResponse:
     """Its status and counts, and its files once it has ended."""
@@ -102,7 +107,7 @@ async def retrieve(gateway: GatewayDep, key_id: ReaderId, batch_id: BatchId) -> 
     "/{batch_id}/cancel",
     response_model=BatchAnswer,
     summary="Call a batch off",
-    responses=errors(401, 404, 429),
+    responses=errors(401, 404, 429, 503),
 )
 async def cancel(gateway: GatewayDep, key_id: ReaderId, batch_id: BatchId) -> JSONResponse:
     """What has been answered stays, and is in its files once it is `cancelled`."""

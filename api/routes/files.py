@@ -82,7 +82,9 @@ async def upload(request: Request, gateway: GatewayDep, key_id: ReaderId) -> JSO
     return JSONResponse(file_view(record))
 
 
-@router.get("", response_model=FilesAnswer, summary="Your files", responses=errors(400, 401, 429))
+@router.get(
+    "", response_model=FilesAnswer, summary="Your files", responses=errors(400, 401, 429, 503)
+)
 async def list_files(
     gateway: GatewayDep,
     key_id: ReaderId,
@@ -106,7 +108,7 @@ FileId = Annotated[str, Path(description="As the upload gave it.")]
     "/{file_id}",
     response_model=FileAnswer,
     summary="What is known of a file",
-    responses=errors(401, 404, 429),
+    responses=errors(401, 404, 429, 503),
 )
 async def retrieve(gateway: GatewayDep, key_id: ReaderId, file_id: FileId) -> JSONResponse:
     """Its name, size and purpose."""

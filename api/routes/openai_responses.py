@@ -165,7 +165,7 @@ async def delete(gateway: GatewayDep, response_id: str, found: Found) -> JSONRes
     "/{response_id}/input_items",
     response_model=InputItems,
     summary="What a response was given",
-    responses=errors(400, 401, 404, 429),
+    responses=errors(400, 401, 404, 429, 503),
 )
 async def input_items(
     found: Found,
