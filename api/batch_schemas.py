@@ -15,7 +15,6 @@ from api.schemas import MAX_METADATA, NameText
 from common.batch_store import BatchRecord, BatchStatus
 
 BATCH_ID = "batch_3f1c9a0b7d2e4c5f8a6b1d0e"
-WINDOW = "24h"
 WINDOW_MS = 24 * 3600 * 1000
 
 

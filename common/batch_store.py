@@ -8,7 +8,7 @@ Fields of a batch's hash (`keys.batch`), times in milliseconds since the epoch:
     create  key status request (its hash) endpoint input_file window metadata created_ms
             expires_ms step=0
     take    nonce: the fence; only its holder's steps are taken
-    steps   status step total cursor line completed failed prompt_tokens completion_tokens
+    steps   status step total line completed failed prompt_tokens completion_tokens
             cached_tokens output_parts error_parts errors in_progress_ms finalizing_ms ending_as
             ended_ms output_file error_file
     cancel  status=cancelling cancelling_ms
@@ -39,7 +39,6 @@ from common.errors import (
 BATCH_TTL_S = 30 * 86_400
 MOST_UNFINISHED = 64
 RETRY_S = 60.0
-PAGE = 100
 
 
 class BatchStatus(StrEnum):
@@ -107,7 +106,6 @@ class BatchRecord:
     Attributes:
         step: Number of the last step.
         total: Lines of the input that are not empty; None before they were counted.
-        cursor: Bytes of the input that have been read.
         line: Lines of the input that have been read, empty ones too.
         completed: Lines whose answer is in the output.
         failed: Lines whose error is in the error file.
@@ -128,7 +126,6 @@ class BatchRecord:
     step: int = 0
     metadata: Mapping[str, str] | None = None
     total: int | None = None
-    cursor: int = 0
     line: int = 0
     completed: int = 0
     failed: int = 0
@@ -167,7 +164,7 @@ class BatchRecord:
 
 
 _NUMBERS = (
-    *("created_ms", "expires_ms", "step", "total", "cursor", "line", "completed", "failed"),
+    *("created_ms", "expires_ms", "step", "total", "line", "completed", "failed"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "output_parts", "error_parts"),
     *("in_progress_ms", "finalizing_ms", "cancelling_ms", "ended_ms"),
 )

@@ -138,7 +138,8 @@ class BatchDriver:
         if size is None:
             raise _UnusableInputError("input_file_missing", "The input file was deleted.")
         if self._total is None:
-            await self._count(LineReader(store, path, size))
+            # Each try from the beginning: a count that broke off is worth nothing.
+            await self._count(lambda: LineReader(store, path, size))
         reader = LineReader(store, path, size)
         await self._reopen(reader)
         while await self._advance(reader):
@@ -146,8 +147,8 @@ class BatchDriver:
         await self._flush()
         assert self._results.num_lines == self._total, "a line was lost or counted twice"
 
-    async def _count(self, reader: LineReader) -> None:
-        total = await self._patiently(lambda: count_lines(reader, MAX_LINES))
+    async def _count(self, open_input: Callable[[], LineReader]) -> None:
+        total = await self._patiently(lambda: count_lines(open_input(), MAX_LINES))
         if total == 0:
             raise _UnusableInputError("empty_file", "The input file has no requests.")
         if total > MAX_LINES:
@@ -211,7 +212,7 @@ class BatchDriver:
             if line is not None and not line.is_blank:
                 lines.append(line)
         if lines:
-            fields = {"cursor": reader.cursor, "line": reader.number}
+            fields = {"line": reader.number}
             await self._take_step(Step(fields, opened=[line.number for line in lines]))
             for each in lines:
                 await self._begin(each)

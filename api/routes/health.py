@@ -13,9 +13,6 @@ from api.gateway import Gateway
 from common import __version__
 from common.fleet import Fleet
 
-_RUNS = ("ready", "unloaded")
-"""States of a model whose tasks are run; the second one is loaded for them."""
-
 router = APIRouter(tags=["Service"])
 
 
@@ -32,7 +29,7 @@ async def health(gateway: GatewayDep) -> JSONResponse:
     state = "error" if fleet is None else fleet.state(entry.model)
     body = {
         "status": status,
-        "state": "ready" if state in _RUNS else state,
+        "state": "ready" if fleet is not None and fleet.can_run(entry.model) else state,
         "mode": "api_server",
         "version": __version__,
         "redis_connected": fleet is not None,

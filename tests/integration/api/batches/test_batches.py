@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from api.batch_schemas import BatchAnswer, BatchesAnswer
+from api.object_store import ObjectStore
 from common import keys
 from common.connection import SyncRedis
+from common.errors import FileStoreError
 from common.schemas import JobStatus
 from common.settings import Settings
 from tests.integration.api.batches.support import (
@@ -73,6 +75,27 @@ async def test_the_jobs_of_a_batch_are_of_the_lowest_class_and_cost_no_rate(
     async with asyncio.timeout(20):
         while client.zcard(keys.ready(MODEL, "low")) < 8:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_count_that_breaks_off_begins_again(
+    http: httpx.AsyncClient, answering: EchoWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(number) for number in range(30)]
+    monkeypatch.setattr("api.batches.lines.PIECE_BYTES", 1000)
+    read_range, num_reads = ObjectStore.read_range, 0
+
+    async def failing_once(store: ObjectStore, path: str, start: int, length: int) -> bytes:
+        nonlocal num_reads
+        num_reads += 1
+        if num_reads == 3:
+            raise FileStoreError("away")
+        return await read_range(store, path, start, length)
+
+    monkeypatch.setattr(ObjectStore, "read_range", failing_once)
+
+    batch = await until(http, await submit(http, [line(name) for name in names]), "completed")
+
+    assert batch["request_counts"] == {"total": 30, "completed": 30, "failed": 0}
 
 
 async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
