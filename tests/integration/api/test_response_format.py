@@ -151,10 +151,9 @@ async def test_others_are_served_while_a_hostile_schema_is_tried(
         http.post("/generate", json={"prompt": "hello", "response_format": hostile})
     )
     served = 0
-    while not tried.done():
+    while not tried.done() and served < 20:  # 20 are proof enough, and no rate limit is reached
         response = await http.post("/generate", json={"prompt": "hello"})
-        served += response.status_code == 202
-        assert response.status_code == 202 or tried.done()
-        await asyncio.sleep(0)
-    assert tried.result().status_code == 400
+        assert response.status_code == 202
+        served += not tried.done()
+    assert (await tried).status_code == 400
     assert served > 0
