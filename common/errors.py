@@ -10,6 +10,7 @@
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |   `-- ScorerNotFoundError 404 scorer_not_found
     |   |   |-- BatchNotFoundError     404  batch_not_found
     |   |   |-- StoredFileNotFoundError 404  file_not_found
     |   |   `-- ResponseNotFoundError  404  response_not_found
@@ -34,6 +35,7 @@
         |-- ModelLoadError             model_load_error
         |-- EngineError                engine_error
         |-- DeadlineExceededError      deadline_exceeded
+        |-- ScorerError                scorer_error
         `-- WorkerLostError            worker_lost
 
 A message is safe to show: it names what was expected and what came, and never a path, an
@@ -124,6 +126,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is configured."""
 
     code = "model_not_found"
+
+
+class ScorerNotFoundError(ModelNotFoundError):
+    """No such scorer is saved."""
+
+    code = "scorer_not_found"
 
 
 class BatchNotFoundError(NotFoundError):
@@ -290,6 +298,12 @@ class DeadlineExceededError(JobError):
     """The job ran for longer than its time limit."""
 
     code = "deadline_exceeded"
+
+
+class ScorerError(JobError):
+    """A saved scorer cannot be used: its files are wrong, or made for another encoder."""
+
+    code = "scorer_error"
 
 
 class WorkerLostError(JobError):

@@ -17,6 +17,7 @@ DOCKERFILES = ["Dockerfile.api", "Dockerfile.worker"]
 
 # The stack decides these by itself; the worker needs no API key.
 DECIDED = {"api_keys", "host", "port", "redis_url", "data_dir", "log_dir", "files_url"}
+DECIDED |= {"scorers_dir"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,108 @@
+"""Scorers, as gateway and worker both see them: their names, and what a job asks of one.
+
+Knows nothing about files, networks or Redis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from tokenizers import Tokenizer
+
+from common.errors import InvalidRequestError, ScorerNotFoundError
+
+DENSE_NETWORK = "dense_network"
+"""The one type of scorer there is, and the folder of SCORERS_DIR in which such scorers are."""
+MAX_BATCH_SIZE = 1024
+DEFAULT_BATCH_SIZE = 128
+MAX_SHOWN_NAMES = 50
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FORM = "letters, digits, '.', '_' and '-', the first a letter or a digit, 64 at most"
+
+
+def check_name(name: str) -> str:
+    """Check the name of a scorer, without its type; returns it.
+
+    Raises:
+        ValueError: It cannot be one; the message says what it is made of.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a scorer's name is made of {_FORM}; got {name[:80]!r}")
+    return name
+
+
+def parse_reference(text: str) -> str:
+    """The name in `dense_network/NAME`, as requests name a scorer.
+
+    Raises:
+        ValueError: It is not of this form, or of a type that there is not.
+    """
+    model_type, slash, name = text.partition("/")
+    if not slash or model_type != DENSE_NETWORK or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"must be {DENSE_NETWORK}/NAME, the name made of {_FORM}; got {text[:80]!r}"
+        )
+    return name
+
+
+def reference(name: str) -> str:
+    """The inverse of `parse_reference`."""
+    return f"{DENSE_NETWORK}/{name}"
+
+
+def not_found(name: str, param: str = "model") -> ScorerNotFoundError:
+    """The error for a scorer that is not there."""
+    return ScorerNotFoundError(f"Model '{reference(name)}' not found", param=param)
+
+
+def check_candidates(name: str, known: Collection[str], wanted: Sequence[str]) -> None:
+    """Check that a scorer can score all of some models.
+
+    Raises:
+        InvalidRequestError: There is one that it does not know.
+    """
+    unknown = [model for model in wanted if model not in known]
+    if unknown:
+        raise InvalidRequestError(
+            f"models_to_score must name models that '{reference(name)}' knows: {_listed(known)}; "
+            f"got {_listed([model[:80] for model in unknown])}.",
+            param="models_to_score",
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [repr(name) for name in names][:MAX_SHOWN_NAMES]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, prompts: Sequence[str], context_length: int
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of prompts for an encoder, with its special tokens.
+
+    A prompt that is longer than the encoder's context is cut at its end; special tokens stay.
+
+    Args:
+        tokenizer: The encoder's; it must not truncate.
+        prompts: Any number of texts.
+        context_length: Tokens that the encoder reads, at most.
+
+    Raises:
+        InvalidRequestError: A prompt has no token.
+    """
+    room = max(0, context_length - tokenizer.num_special_tokens_to_add(is_pair=False))
+    found = []
+    for index, encoding in enumerate(tokenizer.encode_batch(list(prompts))):
+        ids = encoding.ids
+        if len(ids) > context_length:
+            bare = tokenizer.encode(prompts[index], add_special_tokens=False)
+            bare.truncate(room)
+            ids = tokenizer.post_process(bare).ids
+        if not ids:
+            raise InvalidRequestError(
+                f"prompts[{index}] has no token that the encoder could read.", param="prompts"
+            )
+        found.append(tuple(ids))
+    return tuple(found)
