@@ -138,6 +138,27 @@ class EmbeddedAnswer(_Answer):
     model: str
 
 
+class ScoredAnswer(_Answer):
+    """What a task of `POST /infer` has found."""
+
+    status: Literal["completed", "cancelled"]
+    task_id: str = Field(examples=[TASK_ID])
+    scores: dict[str, list[float]] = Field(
+        description="By model, in the order of the prompts; empty of a cancelled task."
+    )
+    metrics: Metrics
+    model: str = Field(description="The scorer.", examples=["dense_network/example"])
+
+
+class InferAnswer(_Answer):
+    """The scores."""
+
+    scores: dict[str, list[float]] = Field(
+        description="By model, in the order of the prompts; each from 0 to 1.",
+        examples=[{"coder-small": [0.45, 0.31], "storyteller": [0.5, 0.91]}],
+    )
+
+
 class FailedAnswer(_Answer):
     """A task that failed, or that ran longer than it may.
 
@@ -262,10 +283,13 @@ _ERRORS = {
     400: "The request is malformed, or a parameter is out of its range.",
     401: "No API key came, or one that is not known.",
     404: "No such task, or it belongs to another key.",
+    409: "The task was cancelled before it was answered.",
     410: "The task ended so long ago that its result was dropped.",
-    413: "The body is over 1 MiB.",
+    413: "The body is over 1 MiB; of `/infer`, 16 MiB.",
     422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
+    500: "The task failed, or something unforeseen happened.",
+    502: "The model, or the scorer, cannot be loaded.",
     503: "The queue is full, or Redis is away; see `Retry-After`.",
     504: "The answer took longer than `WAIT_LIMIT_S`.",
 }

@@ -24,6 +24,7 @@ from api.limits import Limits
 from api.object_store import ObjectStore
 from api.openai.call_maker import CallMaker
 from api.reaper import Reaper
+from api.scorers import Scorers
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
@@ -90,7 +91,8 @@ class Gateway:
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
         canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
-        submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars)
+        scorers = Scorers(poller, fleet, catalog)
+        submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars, scorers)
         files = Files(FileRecords(redis), ObjectStore.at(settings))
         batches = Batches(redis, settings.lease_s)
         answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)

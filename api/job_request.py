@@ -18,6 +18,7 @@ from api.schemas import (
 from common.embeddings import Input
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
+from common.scorers import ScoringTask
 from common.settings import Settings
 
 
@@ -36,8 +37,10 @@ class JobRequest:
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
         reply: What the route keeps with each job for its answers; None: nothing.
-        inputs: What an embedding job embeds; None: the jobs generate.
+        inputs: What an embedding job embeds, or the prompts of a scoring job; None: the jobs
+            generate.
         dimensions: The size that its vectors have to have; None: any.
+        scoring: What a scoring job asks of its scorer, which decides the model.
     """
 
     prompts: tuple[Prompt, ...]
@@ -53,6 +56,7 @@ class JobRequest:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     dimensions: int | None = None
+    scoring: ScoringTask | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

@@ -20,6 +20,7 @@ clients use, `{"error": {"message", "type", "param", "code", "request_id"}}`.
 """
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
+    {"name": "Score", "description": "Tell which model would answer a prompt best."},
     {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
     {"name": "OpenAI", "description": "The same, for clients of OpenAI's API."},

@@ -12,6 +12,7 @@ from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.job_request import JobRequest
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
+from api.scorers import Scorers
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
@@ -26,6 +27,7 @@ from common.model_catalog import ModelCatalog
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
+from common.scorers import ScoringTask, check_candidates
 from common.settings import Settings
 
 """Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
@@ -85,6 +87,7 @@ class Submitter:
         poller: FleetPoller,
         tokenizers: Tokenizers,
         grammars: GrammarChecker,
+        scorers: Scorers,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -92,6 +95,7 @@ class Submitter:
         self._poller = poller
         self._tokenizers = tokenizers
         self._grammars = grammars
+        self._scorers = scorers
 
     async def submit(
         self,
@@ -111,7 +115,8 @@ class Submitter:
             InvalidRequestError: There are too many prompts, inputs, choices or log-probabilities,
                 one of them is empty or does not fit, the time limit is too long, a token id is not
                 the model's, the grammar cannot be compiled, or the model is of the wrong kind.
-            ModelNotFoundError: The model is not configured.
+            ModelNotFoundError: The model is not configured, or there is no such scorer.
+            ScorerUnavailableError: No worker can use the scorer.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
@@ -155,8 +160,11 @@ class Submitter:
         return None if earlier is None else _replayed(earlier)
 
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
-        model = self._model(request)
         self._check_time(request.sampling)
+        if request.scoring is not None:
+            model, scoring = await self._scored_by(request.scoring)
+        else:
+            model, scoring = self._model(request), None
         card = await self._poller.card(model)
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
@@ -169,11 +177,21 @@ class Submitter:
             user_id=request.user_id,
             metadata=request.metadata,
             reply=request.reply,
+            scoring=scoring,
         )
+        if scoring is not None:
+            # As texts: the worker knows where to cut them.
+            return [replace(spec, inputs=request.inputs, stream_token=_stream_token())]
         if request.inputs is not None:
             _check_dimensions(card, request.dimensions)
             return [await self._embedding_spec(spec, card, request.inputs)]
         return await self._generating_specs(spec, card, request)
+
+    async def _scored_by(self, task: ScoringTask) -> tuple[str, ScoringTask]:
+        """The model whose workers score, and the task as they need it."""
+        card, model = await self._scorers.find(task.scorer)
+        check_candidates(card.name, card.models, task.models)
+        return model, replace(task, context_length=card.context_length)
 
     async def _embedding_spec(
         self, spec: JobSpec, card: ModelCard | None, inputs: tuple[Input, ...]

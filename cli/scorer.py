@@ -16,6 +16,7 @@ from common.scorers import check_name, reference
 from common.settings import Settings
 from worker.scoring.offline import score_prompts, train_scorer
 from worker.scoring.quality import Quality
+from worker.scoring.score import load_scorer
 from worker.scoring.storage import ScorerFiles
 from worker.scoring.train import Trained, TrainOptions
 
@@ -75,7 +76,7 @@ def list_all(settings: Settings) -> int:
     status = 0
     for name in files.names():
         try:
-            config, _ = files.load(name)
+            config = load_scorer(files, name, "cpu").config
         except BatonError as error:
             print(f"{reference(name)}\tbroken: {error.message}")
             status = FAILED

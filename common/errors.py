@@ -28,6 +28,7 @@
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
     |   |-- NoWorkerError              503  no_worker
+    |   |-- ScorerUnavailableError     503  scorer_unavailable
     |   |-- ShuttingDownError          503  shutting_down
     |   |-- RestartedError             503  restarted
     |   `-- EngineTimeoutError         504  engine_timeout
@@ -244,6 +245,13 @@ class NoWorkerError(RequestError):
 
     status = 503
     code = "no_worker"
+
+
+class ScorerUnavailableError(RequestError):
+    """No worker can use the scorer: its files are wrong, or its encoder is not served."""
+
+    status = 503
+    code = "scorer_unavailable"
 
 
 class ShuttingDownError(RequestError):

@@ -6,6 +6,7 @@ Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt | inputs, stream_token request_id
              user_id metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
              n (where it is to have several choices), reply (a route's own, never read here)
+             scoring (of a scoring job, whose inputs are prompts)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
@@ -17,7 +18,8 @@ Fields of a job record, in the order in which they appear in a job's life:
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for) embeddings (of an embedding job); nonce goes
+             (where asked for) embeddings (of an embedding job; of a scoring job a vector for
+             each prompt, the scores of the models that it names); nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -30,6 +32,7 @@ from typing import Any, Literal, Self
 
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
 from common.sampling import SamplingSpec
+from common.scorers import ScoringTask
 from common.token_logprobs import TokenLogprobs
 
 Message = dict[str, Any]
@@ -106,6 +109,7 @@ class JobSpec:
         reply: What the route keeps for its answers, packed by itself.
         inputs: What an embedding job embeds, in place of a prompt: token ids, or texts where no
             worker has announced the model yet. None: the job generates.
+        scoring: What a scorer does with the inputs' embeddings; the inputs are prompts, as texts.
     """
 
     job_id: str
@@ -121,6 +125,7 @@ class JobSpec:
     metadata: dict[str, str] | None = None
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
+    scoring: ScoringTask | None = None
 
     def to_fields(self) -> dict[str, str]:
         """The record's fields, without those that the submit script adds."""
@@ -143,6 +148,8 @@ class JobSpec:
             record["inputs"] = pack_inputs(self.inputs)
             if (num_tokens := count_tokens(self.inputs)) is not None:
                 record["prompt_tokens"] = str(num_tokens)
+        if self.scoring is not None:
+            record["scoring"] = self.scoring.pack()
         metadata = None if self.metadata is None else dump(self.metadata)
         texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
         return record | {name: text for name, text in texts.items() if text is not None}
@@ -244,7 +251,7 @@ class JobRecord:
     Attributes:
         completion_tokens: Committed, of all choices together.
         prompt_logprobs, embeddings: As in `Outcome`; none before the end.
-        inputs: As in `JobSpec`.
+        inputs, scoring: As in `JobSpec`.
     """
 
     job_id: str
@@ -277,6 +284,7 @@ class JobRecord:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
+    scoring: ScoringTask | None = None
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -312,6 +320,7 @@ class JobRecord:
             reply=record.get("reply"),
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
+            scoring=ScoringTask.unpack(record["scoring"]) if "scoring" in record else None,
         )
 
 

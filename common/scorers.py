@@ -1,12 +1,15 @@
-"""Scorers, as gateway and worker both see them: their names, and what a job asks of one.
+"""Scorers, as gateway and worker both see them: their names, their cards, what a job asks of one.
 
 Knows nothing about files, networks or Redis.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
 
 from tokenizers import Tokenizer
 
@@ -17,6 +20,8 @@ DENSE_NETWORK = "dense_network"
 MAX_BATCH_SIZE = 1024
 DEFAULT_BATCH_SIZE = 128
 MAX_SHOWN_NAMES = 50
+DECIMALS = 6
+"""Of a score that is shown: what fp32 tells, and no sum in another order changes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FORM = "letters, digits, '.', '_' and '-', the first a letter or a digit, 64 at most"
 
@@ -49,6 +54,84 @@ def parse_reference(text: str) -> str:
 def reference(name: str) -> str:
     """The inverse of `parse_reference`."""
     return f"{DENSE_NETWORK}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerCard:
+    """What a worker publishes of a scorer that it has: all that a gateway needs to know of it.
+
+    Attributes:
+        name: Without its type.
+        models: The candidates that it scores.
+        encoder: Whose vectors it reads, as its config names it.
+        served_by: The id of the model whose workers run it; None where none of this worker's
+            models is the encoder.
+        context_length: Tokens of a prompt that it reads.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    encoder: str
+    served_by: str | None
+    context_length: int
+
+    @property
+    def why_unserved(self) -> str:
+        """What to tell where no model that is served is the encoder."""
+        return (
+            f"Scorer '{reference(self.name)}' reads the vectors of '{self.encoder}', which is none "
+            "of the models that are served"
+        )
+
+    def pack(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        values = json.loads(packed)
+        return cls(**values | {"models": tuple(values["models"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringTask:
+    """What a job asks of a scorer; its prompts are the job's inputs.
+
+    Attributes:
+        scorer: Its name, without its type.
+        models: To score, each once.
+        batch_size: Prompts that run together, at most.
+        context_length: Tokens of a prompt; what is behind them is cut off. None until the scorer
+            was looked up.
+    """
+
+    scorer: str
+    models: tuple[str, ...]
+    batch_size: int = DEFAULT_BATCH_SIZE
+    context_length: int | None = None
+
+    def pack(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        values = json.loads(packed)
+        return cls(**values | {"models": tuple(values["models"])})
+
+
+def answer_of(models: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """The scores as they are shown: by model, in the order of the prompts, rounded.
+
+    Args:
+        models: That were scored.
+        rows: For each prompt the score of each model.
+    """
+    return {
+        model: [round(row[index], DECIMALS) for row in rows] for index, model in enumerate(models)
+    }
 
 
 def not_found(name: str, param: str = "model") -> ScorerNotFoundError:
@@ -97,7 +180,8 @@ def prompt_ids(
     for index, encoding in enumerate(tokenizer.encode_batch(list(prompts))):
         ids = encoding.ids
         if len(ids) > context_length:
-            bare = tokenizer.encode(prompts[index], add_special_tokens=False)
+            # As a batch: `encode` holds the interpreter lock.
+            [bare] = tokenizer.encode_batch([prompts[index]], add_special_tokens=False)
             bare.truncate(room)
             ids = tokenizer.post_process(bare).ids
         if not ids:

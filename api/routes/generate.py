@@ -71,7 +71,7 @@ async def generate(
         result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:
             return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
-    return _accepted(request, accepted, headers)
+    return accepted_answer(request, accepted, headers)
 
 
 async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
@@ -85,9 +85,10 @@ async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[s
     return None if record is None or not record.status.is_final else result_view(record)
 
 
-def _accepted(
+def accepted_answer(
     request: Request, accepted: Accepted, more_headers: Mapping[str, str]
 ) -> JSONResponse:
+    """The 202 of one task."""
     [job] = accepted.jobs
     links = task_links(request, job)
     body = {

@@ -88,7 +88,9 @@ def test_gateway_and_worker_wait_for_redis(services: dict[str, Any]) -> None:
         assert services[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
 
 
-def test_logs_scorers_and_downloaded_models_outlive_their_containers(services: dict[str, Any]) -> None:
+def test_logs_scorers_and_downloaded_models_outlive_their_containers(
+    services: dict[str, Any],
+) -> None:
     assert set(services["api"]["volumes"]) == {"logs:/var/log/baton", "files:/var/lib/baton"}
     assert set(services["worker"]["volumes"]) == {
         "logs:/var/log/baton",

@@ -26,12 +26,14 @@ class EncoderConfig(_Part):
         revision: Of its files, and its pooling (`worker.engine.embedder.Embedder`).
         precision: Of its weights, when the scorer was trained.
         vector_size: Numbers of a vector.
+        context_length: Tokens of a prompt that it reads; what is behind them is cut off.
     """
 
     name: Annotated[str, Field(min_length=1)]
     revision: Annotated[str, Field(min_length=1)]
     precision: str
     vector_size: Size
+    context_length: Annotated[int, Field(ge=1)]
 
 
 class NetworkConfig(_Part):

@@ -17,16 +17,18 @@ from transformers.utils import logging as hf_logging
 
 from common.errors import ScorerError
 from common.model_entries import Source
+from common.scorers import answer_of
 from common.settings import Settings
 from worker.engine.embedder import Embedder, load_embedder
 from worker.engine.errors import ModelLoadError
 from worker.scoring.config import EncoderConfig, NetworkConfig, ScorerConfig
 from worker.scoring.ratings import read_ratings
 from worker.scoring.report import report_json, report_svg
-from worker.scoring.score import Scorer, as_answer
-from worker.scoring.storage import ScorerFiles, new_network
+from worker.scoring.score import load_scorer
+from worker.scoring.storage import ScorerFiles
 from worker.scoring.train import Epoch, Trained, TrainOptions, train
 from worker.scoring.vectors import prompt_vectors
+from worker.scoring.weights import new_network, pack
 
 DROPOUT = 0.1
 EMBED_BATCH_SIZE = 128
@@ -68,6 +70,7 @@ def train_scorer(
             revision=embedder.revision,
             precision=embedder.precision,
             vector_size=embedder.size,
+            context_length=embedder.context_length,
         ),
         models=list(ratings.models),
         network=NetworkConfig(),
@@ -84,7 +87,8 @@ def train_scorer(
         "report.json": report_json(name, config, trained, time.monotonic() - began_s),
         "report.svg": report_svg(name, trained),
     }
-    return ScorerFiles(settings.scorers_dir).save(name, config, network, report), trained
+    files = ScorerFiles(settings.scorers_dir)
+    return files.save(name, config, pack(network), report), trained
 
 
 def score_prompts(
@@ -108,15 +112,15 @@ def score_prompts(
         ScorerError: The scorer or its encoder cannot be used.
     """
     device = _device(settings)
-    scorer = Scorer(name, *ScorerFiles(settings.scorers_dir).load(name), device)
+    scorer = load_scorer(ScorerFiles(settings.scorers_dir), name, device)
     wanted = list(dict.fromkeys(models)) or list(scorer.config.models)
     scorer.check(wanted)
     encoder = scorer.config.encoder
     embedder = _load(encoder.name, device, encoder.precision)
     scorer.check_encoder(embedder.revision)
     vectors_PD = prompt_vectors(embedder, prompts, batch_size=batch_size)
-    scores_MP = scorer.score(vectors_PD, wanted, batch_size=batch_size)
-    return as_answer(wanted, scores_MP.tolist())
+    scores_PM = scorer.score(vectors_PD, wanted, batch_size=batch_size)
+    return answer_of(wanted, scores_PM.tolist())
 
 
 def _device(settings: Settings) -> str:

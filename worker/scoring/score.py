@@ -1,6 +1,6 @@
 """A scorer that is ready: from the vectors of prompts to the scores of candidate models.
 
-Knows nothing about encoders, files or jobs.
+Knows nothing about encoders or jobs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from common.errors import ScorerError
 from common.scorers import check_candidates, reference
 from worker.scoring.config import ScorerConfig
 from worker.scoring.network import DenseNetwork
+from worker.scoring.storage import ScorerFiles, told
+from worker.scoring.weights import unpack
 
-DECIMALS = 6
-"""Of a score: what fp32 tells, and what a sum in another order may change."""
 MAX_PAIRS = 65_536
 """Of prompts and models that are computed together: 32 MiB in each layer of 128 numbers."""
 
@@ -75,7 +75,7 @@ class Scorer:
             batch_size: Prompts that are computed together, at most; scores do not depend on it.
 
         Returns:
-            fp32 of shape (M, P), on the CPU, each in 0..1.
+            fp32 of shape (P, M), on the CPU, each in 0..1.
         """
         indices_M = torch.tensor([self._indices[model] for model in models], device=self._device)
         rows = max(1, min(batch_size, MAX_PAIRS // len(models)))
@@ -89,7 +89,7 @@ class Scorer:
             ).cpu()
             for vectors_BD in torch.split(vectors_PD.to(self._device), rows)
         ]
-        return torch.cat(scores).T.contiguous()
+        return torch.cat(scores)
 
 
 def _short(revision: str) -> str:
@@ -97,7 +97,13 @@ def _short(revision: str) -> str:
     return digest[:12] + plus + pooling
 
 
-def as_answer(models: Sequence[str], scores: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """The scores as they are shown: by model, in the order of the prompts, rounded."""
-    pairs = zip(models, scores, strict=True)
-    return {model: [round(score, DECIMALS) for score in row] for model, row in pairs}
+def load_scorer(files: ScorerFiles, name: str, device: str) -> Scorer:
+    """Load a saved scorer onto a device.
+
+    Raises:
+        ScorerNotFoundError: There is no such scorer.
+        ScorerError: It cannot be used; the message says why in one line.
+    """
+    config, weights = files.read(name)
+    with told(name):
+        return Scorer(name, config, unpack(config, weights), device)

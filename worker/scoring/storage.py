@@ -1,7 +1,8 @@
 """Saved scorers: `<root>/dense_network/<name>/` with `config.json`, `model.safetensors`, a report.
 
 There are two roots: SCORERS_DIR, and the scorers that ship with Baton, which it may hide. A scorer
-is written beside its place and put there whole, so that no reader meets half of one.
+is written beside its place and put there whole, so that no reader meets half of one. What the
+weights mean, `worker.scoring.weights` knows.
 """
 
 from __future__ import annotations
@@ -15,16 +16,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-
 from common.errors import ScorerError, ScorerNotFoundError
 from common.model_entries import BUNDLED_DIR
 from common.scorers import DENSE_NETWORK, check_name, not_found
 from worker.scoring.config import ScorerConfig, read_config
-from worker.scoring.network import DenseNetwork
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -46,13 +41,18 @@ class ScorerFiles:
         self.root = root
 
     def names(self) -> list[str]:
-        """The names of all scorers, sorted; whether they can be used is not looked at."""
+        """The names of all scorers, sorted; whether they can be used is not looked at.
+
+        Raises:
+            ScorerError: The folder cannot be read.
+        """
         found = set()
-        for root in (self.root, BUNDLED_SCORERS):
-            folder = root / DENSE_NETWORK
-            for path in folder.iterdir() if folder.is_dir() else ():
-                if _is_name(path.name) and (path / CONFIG).exists():
-                    found.add(path.name)
+        with _legible("SCORERS_DIR"):
+            for root in (self.root, BUNDLED_SCORERS):
+                folder = root / DENSE_NETWORK
+                for path in folder.iterdir() if folder.is_dir() else ():
+                    if _is_name(path.name) and (path / CONFIG).exists():
+                        found.add(path.name)
         return sorted(found)
 
     def find(self, name: str) -> Path:
@@ -60,13 +60,14 @@ class ScorerFiles:
 
         Raises:
             ScorerNotFoundError: There is none.
-            ScorerError: It lies outside of the root, behind a symbolic link.
+            ScorerError: It cannot be read, or lies behind a symbolic link that leads out.
         """
-        for root in (self.root, BUNDLED_SCORERS):
-            path = root / DENSE_NETWORK / check_name(name)
-            if (path / CONFIG).exists():
-                _refuse_outside(root, path)
-                return path
+        with _legible("its folder"):
+            for root in (self.root, BUNDLED_SCORERS):
+                path = root / DENSE_NETWORK / check_name(name)
+                if (path / CONFIG).exists():
+                    _refuse_outside(root, path)
+                    return path
         raise not_found(name)
 
     def stamp(self, name: str) -> tuple[int, ...]:
@@ -74,13 +75,12 @@ class ScorerFiles:
 
         Raises:
             ScorerNotFoundError: There is no such scorer.
-            ScorerError: It lies outside of the root.
+            ScorerError: It cannot be read.
         """
-        path = self.find(name)
-        try:
-            found = [(path / file).stat() for file in (CONFIG, WEIGHTS)]
-        except OSError as error:
-            raise ScorerError(f"a file of it cannot be read: {error.strerror}") from error
+        with told(name):
+            path = self.find(name)
+            with _legible("one of its files"):
+                found = [(path / file).stat() for file in (CONFIG, WEIGHTS)]
         return tuple(n for each in found for n in (each.st_ino, each.st_mtime_ns, each.st_size))
 
     def config(self, name: str) -> ScorerConfig:
@@ -90,37 +90,36 @@ class ScorerFiles:
             ScorerNotFoundError: There is no such scorer.
             ScorerError: It cannot be read; the message says why in one line.
         """
-        with _told(name):
+        with told(name):
             return read_config(_read(self.find(name) / CONFIG))
 
-    def load(self, name: str) -> tuple[ScorerConfig, DenseNetwork]:
-        """Load a scorer; the network is on the CPU, in eval mode.
+    def read(self, name: str) -> tuple[ScorerConfig, bytes]:
+        """Read a scorer: its config, and the weights that belong to it.
 
         Raises:
             ScorerNotFoundError: There is no such scorer.
-            ScorerError: It cannot be used; the message says why in one line.
+            ScorerError: It cannot be read, or its files do not belong together; the message says
+                why in one line.
         """
-        with _told(name):
-            config, weights = self._read_both(name)
-            return config, _network_of(config, weights)
-
-    def _read_both(self, name: str) -> tuple[ScorerConfig, bytes]:
-        path = self.find(name)
-        for _ in range(2):  # it may have been replaced between the two files
-            config, weights = read_config(_read(path / CONFIG)), _read(path / WEIGHTS)
-            if hashlib.sha256(weights).hexdigest() == config.weights_sha256:
-                return config, weights
-        raise ScorerError(f"{WEIGHTS} is not what config.json was written with; it may be cut off")
+        with told(name):
+            path = self.find(name)
+            for _ in range(2):  # it may have been replaced between the two files
+                config, weights = read_config(_read(path / CONFIG)), _read(path / WEIGHTS)
+                if hashlib.sha256(weights).hexdigest() == config.weights_sha256:
+                    return config, weights
+            raise ScorerError(
+                f"{WEIGHTS} is not what config.json was written with; it may be cut off"
+            )
 
     def save(
-        self, name: str, config: ScorerConfig, network: DenseNetwork, others: Mapping[str, bytes]
+        self, name: str, config: ScorerConfig, weights: bytes, others: Mapping[str, bytes]
     ) -> Path:
         """Save a scorer, in the place of an earlier one of the same name.
 
         Args:
             name: Its name.
             config: `weights_sha256` is filled in here.
-            network: The weights.
+            weights: As safetensors.
             others: More files to lie with it, by name.
 
         Returns:
@@ -132,7 +131,6 @@ class ScorerFiles:
             OSError: It cannot be written.
         """
         path = self.root / DENSE_NETWORK / check_name(name)
-        weights = save_tensors({k: v.contiguous().cpu() for k, v in network.state_dict().items()})
         signed = config.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
         text = signed.model_dump_json(indent=2) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +161,8 @@ def _refuse_outside(root: Path, path: Path) -> None:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """What goes wrong says which scorer it was."""
+def told(name: str) -> Iterator[None]:
+    """What goes wrong with a scorer's files inside says which scorer it was."""
     try:
         yield
     except ScorerNotFoundError:
@@ -176,37 +174,18 @@ def _told(name: str) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with _legible(path.name):
         if path.stat().st_size > MAX_WEIGHTS_BYTES:
             raise ScorerError(f"{path.name} is larger than {MAX_WEIGHTS_BYTES >> 30} GiB")
         return path.read_bytes()
-    except OSError as error:
-        raise ScorerError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _network_of(config: ScorerConfig, weights: bytes) -> DenseNetwork:
-    network = new_network(config)
+@contextmanager
+def _legible(what: str) -> Iterator[None]:
     try:
-        tensors = load_tensors(weights)
-        network.load_state_dict(tensors, strict=True)
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ScorerError(f"{WEIGHTS} does not fit config.json: {reason}") from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
-        raise ScorerError(f"{WEIGHTS} holds numbers that are not finite")
-    return network.eval()
-
-
-def new_network(config: ScorerConfig, dropout: float = 0.0) -> DenseNetwork:
-    """A network of a config's sizes, with random weights."""
-    sizes = config.network
-    return DenseNetwork(
-        config.encoder.vector_size,
-        len(config.models),
-        model_size=sizes.model_size,
-        hidden_size=sizes.hidden_size,
-        dropout=dropout,
-    )
+        yield
+    except OSError as error:
+        raise ScorerError(f"{what} cannot be read: {error.strerror}") from error
 
 
 def _write(path: Path, content: bytes) -> None:

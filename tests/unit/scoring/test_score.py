@@ -14,8 +14,8 @@ from worker.engine.embedder import Embedder, load_embedder
 from worker.scoring import score as module
 from worker.scoring.config import EncoderConfig, ScorerConfig
 from worker.scoring.score import Scorer
-from worker.scoring.storage import new_network
 from worker.scoring.vectors import prompt_vectors
+from worker.scoring.weights import new_network
 
 MODELS = ["m0", "m1", "m2"]
 PROMPTS = [("ab " * (1 + 7 * i % 17)) + str(i) for i in range(40)]
@@ -40,6 +40,7 @@ def scorer_for(embedder: Embedder) -> Scorer:
             revision=embedder.revision,
             precision="float32",
             vector_size=embedder.size,
+            context_length=embedder.context_length,
         ),
         models=MODELS,
     )
@@ -53,7 +54,7 @@ def test_batches_of_1_and_of_1024_agree(embedder: Embedder) -> None:
         scorer.score(prompt_vectors(embedder, PROMPTS, batch_size=n), MODELS, batch_size=n)
         for n in (1, 7, 1024)
     ]
-    assert found[0].shape == (len(MODELS), len(PROMPTS))
+    assert found[0].shape == (len(PROMPTS), len(MODELS))
     assert float(found[0].std()) > 1e-3  # they do differ
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=0)
@@ -64,7 +65,7 @@ def test_scores_follow_the_order_of_models_and_of_prompts(bert: Embedder) -> Non
     vectors = prompt_vectors(bert, PROMPTS, batch_size=8)
     whole = scorer.score(vectors, MODELS, batch_size=8)
     part = scorer.score(vectors[[5, 2]], ["m2", "m0"], batch_size=8)
-    torch.testing.assert_close(part, whole[[2, 0]][:, [5, 2]])
+    torch.testing.assert_close(part, whole[[5, 2]][:, [2, 0]])
 
 
 def test_many_pairs_are_computed_in_pieces(bert: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,16 @@ import torch
 from common.errors import ScorerError, ScorerNotFoundError
 from worker.scoring import storage
 from worker.scoring.config import EncoderConfig, NetworkConfig, ScorerConfig
-from worker.scoring.storage import CONFIG, WEIGHTS, ScorerFiles, new_network
+from worker.scoring.score import load_scorer
+from worker.scoring.storage import CONFIG, WEIGHTS, ScorerFiles
+from worker.scoring.weights import new_network, pack, unpack
 
 
 def config_of(*models: str) -> ScorerConfig:
     return ScorerConfig(
-        encoder=EncoderConfig(name="e", revision="r", precision="float32", vector_size=4),
+        encoder=EncoderConfig(
+            name="e", revision="r", precision="float32", vector_size=4, context_length=9
+        ),
         models=list(models),
         network=NetworkConfig(model_size=2, hidden_size=3),
     )
@@ -28,7 +32,7 @@ def config_of(*models: str) -> ScorerConfig:
 
 def save(files: ScorerFiles, name: str = "mine", *models: str) -> Path:
     config = config_of(*(models or ("a", "b")))
-    return files.save(name, config, new_network(config), {"report.json": b"{}"})
+    return files.save(name, config, pack(new_network(config)), {"report.json": b"{}"})
 
 
 @pytest.fixture
@@ -40,9 +44,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScorerFiles:
 def test_a_scorer_comes_back_as_it_was_saved(files: ScorerFiles) -> None:
     config = config_of("a", "b", "c")
     network = new_network(config)
-    path = files.save("mine", config, network, {"report.svg": b"<svg/>"})
+    path = files.save("mine", config, pack(network), {"report.svg": b"<svg/>"})
     assert sorted(each.name for each in path.iterdir()) == [CONFIG, WEIGHTS, "report.svg"]
-    loaded_config, loaded = files.load("mine")
+    loaded_config, weights = files.read("mine")
+    loaded = unpack(loaded_config, weights)
     assert loaded_config.models == ["a", "b", "c"]
     vectors, models = torch.randn(5, 4), torch.arange(3)
     assert torch.equal(loaded(vectors, models), network.eval()(vectors, models))
@@ -80,7 +85,7 @@ def test_a_reader_never_meets_half_of_a_scorer_that_is_replaced(files: ScorerFil
 
     def read() -> None:
         while not stop.is_set():
-            seen.add(tuple(files.load("mine")[0].models))
+            seen.add(tuple(load_scorer(files, "mine", "cpu").config.models))
 
     thread = threading.Thread(target=read)
     failures: list[Any] = []
@@ -108,7 +113,7 @@ def test_a_save_that_fails_leaves_the_earlier_scorer(
     monkeypatch.setattr(storage.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         save(files, "mine", "c", "d")
-    assert files.load("mine")[0].models == ["a", "b"]
+    assert files.config("mine").models == ["a", "b"]
     assert [each.name for each in path.parent.iterdir()] == ["mine"]
 
 
@@ -127,7 +132,7 @@ def test_scorers_that_ship_are_found_and_hidden_by_ones_of_the_same_name(
 
 def test_what_is_not_there_is_not_found(files: ScorerFiles) -> None:
     assert files.names() == []
-    for call in (files.load, files.config, files.stamp, files.find):
+    for call in (files.read, files.config, files.stamp, files.find):
         with pytest.raises(ScorerNotFoundError, match="'dense_network/none' not found"):
             call("none")
 
@@ -153,13 +158,13 @@ def test_a_link_out_of_the_folder_of_scorers_is_refused(
         (path / what).unlink()
         (path / what).symlink_to(outside / what)
     with pytest.raises(ScorerError, match="leads out of SCORERS_DIR"):
-        files.load("mine")
+        load_scorer(files, "mine", "cpu")
 
 
 def test_a_link_within_the_folder_of_scorers_is_followed(files: ScorerFiles) -> None:
     path = save(files, "first", "a", "b")
     path.with_name("latest").symlink_to("first")
-    assert files.load("latest")[0].models == ["a", "b"]
+    assert files.config("latest").models == ["a", "b"]
 
 
 def _edit(path: Path, **changes: Any) -> None:
@@ -175,7 +180,7 @@ def _edit(path: Path, **changes: Any) -> None:
         (lambda path: _edit(path, models=["a", "a"]), "must all be different"),
         (lambda path: _edit(path, version=2), "version: Input should be 1"),
         (lambda path: _edit(path, surprise=1), "surprise: Extra inputs"),
-        (lambda path: _edit(path, models=["a", "b", "c"]), "does not fit config.json"),
+        (lambda path: _edit(path, models=["a", "b", "c"]), "do not fit config.json"),
         (lambda path: (path / WEIGHTS).unlink(), "model.safetensors cannot be read: No such file"),
         (lambda path: os.truncate(path / WEIGHTS, 100), "it may be cut off"),
         (lambda path: (path / WEIGHTS).write_bytes(b""), "it may be cut off"),
@@ -186,7 +191,7 @@ def test_a_broken_scorer_is_told_in_one_line(files: ScorerFiles, spoil: Any, sai
     with pytest.raises(
         ScorerError, match=r"^Scorer 'dense_network/mine' cannot be used: "
     ) as caught:
-        files.load("mine")
+        load_scorer(files, "mine", "cpu")
     assert said in caught.value.message
     assert "\n" not in caught.value.message
 
@@ -196,14 +201,14 @@ def test_weights_that_are_no_safetensors_are_told(files: ScorerFiles) -> None:
     (path / WEIGHTS).write_bytes(b"nothing of the kind")
     digest = storage.hashlib.sha256(b"nothing of the kind").hexdigest()
     _edit(path, weights_sha256=digest)
-    with pytest.raises(ScorerError, match=r"does not fit config\.json"):
-        files.load("mine")
+    with pytest.raises(ScorerError, match=r"do not fit config\.json"):
+        load_scorer(files, "mine", "cpu")
 
 
 def test_weights_that_are_not_finite_are_refused(files: ScorerFiles) -> None:
     config = config_of("a", "b")
     network = new_network(config)
     torch.nn.init.constant_(network.out.weight, torch.inf)
-    files.save("mine", config, network, {})
+    files.save("mine", config, pack(network), {})
     with pytest.raises(ScorerError, match="not finite"):
-        files.load("mine")
+        load_scorer(files, "mine", "cpu")

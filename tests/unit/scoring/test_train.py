@@ -14,12 +14,14 @@ from worker.scoring.config import EncoderConfig, NetworkConfig, ScorerConfig
 from worker.scoring.network import DenseNetwork
 from worker.scoring.ratings import Ratings
 from worker.scoring.report import report_json, report_svg
-from worker.scoring.storage import new_network
 from worker.scoring.train import Epoch, Trained, TrainOptions, split_prompts, train
+from worker.scoring.weights import new_network
 
 SIZE = 8
 CONFIG = ScorerConfig(
-    encoder=EncoderConfig(name="e", revision="r", precision="float32", vector_size=SIZE),
+    encoder=EncoderConfig(
+        name="e", revision="r", precision="float32", vector_size=SIZE, context_length=9
+    ),
     models=["even", "odd"],
     network=NetworkConfig(model_size=4, hidden_size=16),
 )
