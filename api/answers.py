@@ -109,6 +109,17 @@ class TokenLogprob(_Answer):
     top_logprobs: list[TopLogprob] = Field(description="The likeliest tokens, best first.")
 
 
+class RoutingAnswer(_Answer):
+    """Which model a router has picked, and why."""
+
+    router: str = Field(examples=["dense_network/example"])
+    candidate: str = Field(description="The scorer's name of the model.", examples=["coder-small"])
+    model: str = Field(description="Its id.", examples=["coder-small"])
+    scores: dict[str, float] = Field(description="Of the scorer's models that are served.")
+    cost_weight: float = Field(description="What a cost of 1 takes from a score.", examples=[0.1])
+    costs: dict[str, float] = Field(description="Of the same models; empty where the weight is 0.")
+
+
 class GeneratedAnswer(_Answer):
     """What a task has generated."""
 
@@ -124,6 +135,9 @@ class GeneratedAnswer(_Answer):
     num_generated: int = Field(examples=[45])
     finish_reason: str = Field(examples=["stop"])
     model: str
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
 
 
 class EmbeddedAnswer(_Answer):
@@ -178,6 +192,7 @@ class FailedAnswer(_Answer):
     num_generated: int | None = None
     finish_reason: str | None = None
     model: str | None = None
+    routing: RoutingAnswer | None = None
 
 
 class AcceptedTask(_Answer):

@@ -116,7 +116,13 @@ def generated_view(record: JobRecord) -> dict[str, Any]:
         "num_generated": len(choice.token_ids),
         "finish_reason": choice.finish_reason,
         "model": record.model,
+        **routing_of(record),
     }
+
+
+def routing_of(record: JobRecord) -> dict[str, Any]:
+    """Why it was this model, where a router has picked it."""
+    return {} if record.routing is None else {"routing": record.routing.view()}
 
 
 def embedded_view(record: JobRecord) -> dict[str, Any]:

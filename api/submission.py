@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.job_request import JobRequest
+from api.job_request import AUTO, JobRequest
+from api.routing import Router
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
 from api.scorers import Scorers
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
     InvalidRequestError,
+    ModelNotFoundError,
     QueueFullError,
     RedisUnavailableError,
     RequestError,
@@ -64,11 +66,13 @@ class Accepted:
     Attributes:
         group_id: Of one job alone: its id.
         jobs: In the order of the prompts.
+        model: The id of their model; None where they were accepted before.
     """
 
     group_id: str
     jobs: tuple[AcceptedJob, ...]
     answer: Submitted
+    model: str | None = None
 
     @property
     def is_replay(self) -> bool:
@@ -88,6 +92,7 @@ class Submitter:
         tokenizers: Tokenizers,
         grammars: GrammarChecker,
         scorers: Scorers,
+        router: Router,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -96,6 +101,7 @@ class Submitter:
         self._tokenizers = tokenizers
         self._grammars = grammars
         self._scorers = scorers
+        self._router = router
 
     async def submit(
         self,
@@ -121,6 +127,11 @@ class Submitter:
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
         """
+        if request.router is not None and idempotency is not None:
+            # A repeat must not ask the router again.
+            earlier = await self._jobs.replay(key_id, idempotency)
+            if earlier is not None:
+                return _replayed(earlier)
         try:
             self._check_memory()
             specs = await self._specs(request, key_id, request_id)
@@ -146,7 +157,7 @@ class Submitter:
             return _replayed(answer)
         jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer)
+        return Accepted(group_id, jobs, answer, specs[0].model)
 
     async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
         """What an earlier submission with this idempotency key became; None: there was none.
@@ -161,10 +172,14 @@ class Submitter:
 
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
         self._check_time(request.sampling)
+        scoring, routing = None, None
         if request.scoring is not None:
             model, scoring = await self._scored_by(request.scoring)
+        elif request.router is not None:
+            routing = await self._router.pick(request, request.router, key_id, request_id)
+            model = routing.model
         else:
-            model, scoring = self._model(request), None
+            model = self._model(request)
         card = await self._poller.card(model)
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
@@ -178,6 +193,7 @@ class Submitter:
             metadata=request.metadata,
             reply=request.reply,
             scoring=scoring,
+            routing=routing,
         )
         if scoring is not None:
             # As texts: the worker knows where to cut them.
@@ -245,7 +261,14 @@ class Submitter:
         return ids, sampling.with_max_tokens(most)
 
     def _model(self, request: JobRequest) -> str:
-        entry = self._catalog.resolve(request.model)
+        try:
+            entry = self._catalog.resolve(request.model)
+        except ModelNotFoundError:
+            if request.model != AUTO:
+                raise
+            raise InvalidRequestError(
+                "model auto goes with a router that picks the model; got none.", param="router"
+            ) from None
         if request.inputs is None and entry.kind != "generate":
             raise InvalidRequestError(
                 f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"

@@ -6,15 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from common.scorers import DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, parse_reference
+from common.scorers import DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, check_reference, parse_reference
 
 MAX_SCORES = 1_000_000
 """Of one request: prompts times models."""
-
-
-def _check_reference(text: str) -> str:
-    parse_reference(text)
-    return text
 
 
 def _check_unicode(text: str) -> str:
@@ -46,7 +41,7 @@ class InferRequest(BaseModel):
         },
     )
 
-    model: Annotated[str, AfterValidator(_check_reference)] = Field(
+    model: Annotated[str, AfterValidator(check_reference)] = Field(
         description="The scorer, as type and name: `dense_network/NAME`."
     )
     models_to_score: Annotated[list[Text], Field(min_length=1)] = Field(

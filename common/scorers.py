@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from tokenizers import Tokenizer
 
@@ -49,6 +49,16 @@ def parse_reference(text: str) -> str:
             f"must be {DENSE_NETWORK}/NAME, the name made of {_FORM}; got {text[:80]!r}"
         )
     return name
+
+
+def check_reference(text: str) -> str:
+    """Check that a text is `dense_network/NAME`; returns it.
+
+    Raises:
+        ValueError: It is not.
+    """
+    parse_reference(text)
+    return text
 
 
 def reference(name: str) -> str:
@@ -120,6 +130,40 @@ class ScoringTask:
         """The inverse of `pack`."""
         values = json.loads(packed)
         return cls(**values | {"models": tuple(values["models"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which model a request of `model: "auto"` went to, and why.
+
+    Attributes:
+        router: The scorer, as the request named it.
+        candidate: The scorer's name for the model that was picked.
+        model: The id of that model.
+        scores: Of the candidates that are served.
+        cost_weight: What a cost of 1 takes from a score.
+        costs: Of the same candidates; empty where the weight is 0.
+    """
+
+    router: str
+    candidate: str
+    model: str
+    scores: dict[str, float]
+    cost_weight: float = 0.0
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def view(self) -> dict[str, Any]:
+        """As answers show it."""
+        return asdict(self)
+
+    def pack(self) -> str:
+        """JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def unpack(cls, packed: str) -> Self:
+        """The inverse of `pack`."""
+        return cls(**json.loads(packed))
 
 
 def answer_of(models: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:

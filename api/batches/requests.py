@@ -80,6 +80,14 @@ async def read_line(line: InputLine, endpoint: str, calls: CallMaker) -> LineReq
         call = await calls.of(_body_of(parsed, endpoint))
     except InvalidRequestError as error:
         raise LineError(error.code, error.message, error.param, parsed.custom_id) from error
+    if call.job.router is not None:
+        # A router is waited for, and a batch's submissions wait for nothing.
+        raise LineError(
+            "invalid_request",
+            "router is not taken in batches: name the model.",
+            "router",
+            parsed.custom_id,
+        )
     # What is waited for goes first, and a batch counted when it was created.
     call.job = replace(call.job, job_class="low", is_rated=False)
     return LineRequest(parsed.custom_id, call)

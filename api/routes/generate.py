@@ -42,7 +42,7 @@ router = APIRouter(tags=["Generate"])
     summary="Submit a text generation task",
     responses={
         200: {"model": GeneratedAnswer, "description": "With `Prefer: wait`: the result."},
-        **errors(400, 401, 404, 410, 413, 422, 429, 503),
+        **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
     },
     openapi_extra={"parameters": [_PREFER]},
 )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from api.gateway import Gateway
-from api.job_request import JobRequest
+from api.job_request import JobRequest, router_of
 from api.openai.job_requests import sampling_of
 from api.openai.responses.conversation import (
     EARLIER,
@@ -95,6 +95,7 @@ def _job(
             "response_format": "text.format" if calling is None else "tools",
         },
         reply=reply,
+        router=router_of(body),
     )
 
 

@@ -114,13 +114,14 @@ async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
         json.dumps({"method": "POST", "url": "/v1/chat/completions", "body": {}}),
         "[1, 2]",
         line("nobody", model="no-such-model"),
+        line("routed", model="auto", router="dense_network/example"),
         line("good-2"),
     ]
 
     batch = await until(http, await submit(http, lines), "completed")
 
-    assert await outputs(http, batch) == {"good-1": "line 1", "good-2": "line 13"}
-    assert batch["request_counts"] == {"total": 12, "completed": 2, "failed": 10}
+    assert await outputs(http, batch) == {"good-1": "line 1", "good-2": "line 14"}
+    assert batch["request_counts"] == {"total": 13, "completed": 2, "failed": 11}
     failed = await entries(http, batch["error_file_id"])
     told = {each["error"]["line"]: each for each in failed if each["error"]}
     assert {number: each["error"]["code"] for number, each in told.items()} == {
@@ -133,10 +134,12 @@ async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
         9: "invalid_request",
         10: "invalid_line",
         11: "invalid_line",
+        13: "invalid_request",
     }
     assert told[8]["error"]["param"] == "temperature"
     assert told[8]["custom_id"] == "hot"
     assert told[9]["error"]["param"] == "colour"
+    assert told[13]["error"]["param"] == "router"
     [refused] = [each for each in failed if each["response"]]
     assert refused["custom_id"] == "nobody"
     assert refused["response"]["status_code"] == 404
