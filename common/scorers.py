@@ -20,6 +20,8 @@ DENSE_NETWORK = "dense_network"
 MAX_BATCH_SIZE = 1024
 DEFAULT_BATCH_SIZE = 128
 MAX_SHOWN_NAMES = 50
+MAX_TOKEN_CHARS = 32
+"""Of a token, on the average of a whole prompt; words and spaces have far fewer."""
 DECIMALS = 6
 """Of a score that is shown: what fp32 tells, and no sum in another order changes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -209,7 +211,8 @@ def prompt_ids(
 ) -> tuple[tuple[int, ...], ...]:
     """The token ids of prompts for an encoder, with its special tokens.
 
-    A prompt that is longer than the encoder's context is cut at its end; special tokens stay.
+    A prompt that is longer than the encoder's context is cut at its end; special tokens stay. What
+    is so far behind that it could hardly be read is cut off before: encoding takes time.
 
     Args:
         tokenizer: The encoder's; it must not truncate.
@@ -220,14 +223,13 @@ def prompt_ids(
         InvalidRequestError: A prompt has no token.
     """
     room = max(0, context_length - tokenizer.num_special_tokens_to_add(is_pair=False))
+    texts = [prompt[: MAX_TOKEN_CHARS * context_length] for prompt in prompts]
     found = []
-    for index, encoding in enumerate(tokenizer.encode_batch(list(prompts))):
-        ids = encoding.ids
-        if len(ids) > context_length:
-            # As a batch: `encode` holds the interpreter lock.
-            [bare] = tokenizer.encode_batch([prompts[index]], add_special_tokens=False)
+    # As a batch: `encode` holds the interpreter lock.
+    for index, bare in enumerate(tokenizer.encode_batch(texts, add_special_tokens=False)):
+        if len(bare.ids) > room:
             bare.truncate(room)
-            ids = tokenizer.post_process(bare).ids
+        ids = tokenizer.post_process(bare).ids
         if not ids:
             raise InvalidRequestError(
                 f"prompts[{index}] has no token that the encoder could read.", param="prompts"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from common.errors import InvalidRequestError, ScorerError
-from common.scorers import prompt_ids
+from common.scorers import MAX_TOKEN_CHARS, prompt_ids
 from tests.tiny_embedder import CLS, FAMILIES, POSITIONS, SEP, write_tiny_embedder
 from worker.engine.embedder import Embedder, load_embedder
 from worker.scoring import score as module
@@ -87,9 +89,33 @@ def test_a_long_prompt_is_cut_at_its_end_and_keeps_the_special_tokens(bert: Embe
     torch.testing.assert_close(vectors[0], vectors[1])
 
 
-def test_a_prompt_without_a_token_is_told_by_its_index(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models
+def test_short_prompts_are_encoded_as_for_embeddings(embedder: Embedder) -> None:
+    tokenizer = embedder.tokenizer.backend_tokenizer
+    expected = [tuple(each.ids) for each in tokenizer.encode_batch(PROMPTS[:5])]
+    assert list(prompt_ids(tokenizer, PROMPTS[:5], embedder.context_length)) == expected
 
+
+def test_of_a_prompt_no_more_is_encoded_than_could_be_read(bert: Embedder) -> None:
+    lengths: list[int] = []
+
+    class Counting:
+        def __init__(self, tokenizer: Tokenizer) -> None:
+            self._tokenizer = tokenizer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tokenizer, name)
+
+        def encode_batch(self, texts: list[str], **options: Any) -> Any:
+            lengths.extend(map(len, texts))
+            return self._tokenizer.encode_batch(texts, **options)
+
+    tokenizer: Any = Counting(bert.tokenizer.backend_tokenizer)
+    [ids] = prompt_ids(tokenizer, ["a" * 1_000_000], 10)
+    assert lengths == [10 * MAX_TOKEN_CHARS]
+    assert len(ids) == 10
+
+
+def test_a_prompt_without_a_token_is_told_by_its_index(tmp_path: Path) -> None:
     bare = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     with pytest.raises(InvalidRequestError, match=r"prompts\[1\] has no token"):
         prompt_ids(bare, ["a", "zz"], 8)
