@@ -6,7 +6,7 @@ from api.fleet_poller import FleetPoller
 from common.errors import ScorerUnavailableError
 from common.fleet import FleetReader
 from common.model_catalog import ModelCatalog
-from common.scorers import ScorerCard, not_found, reference
+from common.scorers import ScorerCard, not_found, reference, why_unserved
 
 RETRY_AFTER_S = 10.0
 
@@ -53,6 +53,6 @@ class Scorers:
     def _server_of(self, card: ScorerCard, param: str) -> str:
         if card.served_by not in [entry.model for entry in self._catalog.entries]:
             raise ScorerUnavailableError(
-                card.why_unserved, param=param, retry_after_s=RETRY_AFTER_S
+                why_unserved(card.name, card.encoder), param=param, retry_after_s=RETRY_AFTER_S
             )
         return card.served_by

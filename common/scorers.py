@@ -75,25 +75,16 @@ class ScorerCard:
     Attributes:
         name: Without its type.
         models: The candidates that it scores.
-        encoder: Whose vectors it reads, as its config names it.
-        served_by: The id of the model whose workers run it; None where none of this worker's
-            models is the encoder.
+        encoder: Whose vectors it reads; of a path, the last part.
+        served_by: The id of the model whose workers run it.
         context_length: Tokens of a prompt that it reads.
     """
 
     name: str
     models: tuple[str, ...]
     encoder: str
-    served_by: str | None
+    served_by: str
     context_length: int
-
-    @property
-    def why_unserved(self) -> str:
-        """What to tell where no model that is served is the encoder."""
-        return (
-            f"Scorer '{reference(self.name)}' reads the vectors of '{self.encoder}', which is none "
-            "of the models that are served"
-        )
 
     def pack(self) -> str:
         """JSON."""
@@ -166,6 +157,14 @@ class Routing:
     def unpack(cls, packed: str) -> Self:
         """The inverse of `pack`."""
         return cls(**json.loads(packed))
+
+
+def why_unserved(name: str, encoder: str) -> str:
+    """What to tell where no model that is served is a scorer's encoder."""
+    return (
+        f"Scorer '{reference(name)}' reads the vectors of '{encoder}', which is none of the models "
+        "that are served"
+    )
 
 
 def answer_of(models: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from common.errors import RedisUnavailableError, ScorerError, ScorerNotFoundErro
 from common.fleet import FleetWriter
 from common.model_catalog import CatalogEntry
 from common.model_entries import Source
-from common.scorers import ScorerCard
+from common.scorers import ScorerCard, why_unserved
 from worker.scoring.config import ScorerConfig
 from worker.scoring.storage import ScorerFiles
 
@@ -77,15 +77,19 @@ class ScorerRoster:
         cards = []
         for name in self._names():
             try:
-                card = self._card(name)
+                config = self._config(name)
             except ScorerNotFoundError:
                 continue  # it went while we looked
             except ScorerError as error:
                 found[name] = error.message
                 self._tell(name, error.message)
             else:
-                found[name] = None if card.served_by else card.why_unserved
-                cards.append(card)
+                card = self._card(name, config)
+                if card is None:
+                    found[name] = why_unserved(name, Source.of(config.encoder.name).model)
+                else:
+                    found[name] = None
+                    cards.append(card)
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
         self._fleet.publish_scorers(cards)
         if found != self.announced:
@@ -99,15 +103,21 @@ class ScorerRoster:
             self._tell("", error.message)
             return list(self._seen)
 
-    def _card(self, name: str) -> ScorerCard:
-        config = self._config(name)
-        encoder = config.encoder
+    def _card(self, name: str, config: ScorerConfig) -> ScorerCard | None:
+        """The card of a scorer; None where this worker does not serve its encoder.
+
+        Another one may, with a card that this one must not overwrite.
+        """
+        encoder = Source.of(config.encoder.name)
+        server = self._server_of(encoder)
+        if server is None:
+            return None
         return ScorerCard(
             name=name,
             models=tuple(config.models),
-            encoder=encoder.name,
-            served_by=self._server_of(encoder.name),
-            context_length=encoder.context_length,
+            encoder=encoder.model,
+            served_by=server,
+            context_length=config.encoder.context_length,
         )
 
     def _config(self, name: str) -> ScorerConfig:
@@ -134,9 +144,8 @@ class ScorerRoster:
             self._told[name] = problem
             log.error("%s", problem)
 
-    def _server_of(self, encoder: str) -> str | None:
+    def _server_of(self, encoder: Source) -> str | None:
         """The id of the model that is the encoder; one of kind embed before one that generates."""
-        location = Source.of(encoder).location
-        found = [entry for entry in self._entries if location in (entry.source, entry.model)]
+        found = [entry for entry in self._entries if entry.source == encoder.location]
         found.sort(key=lambda entry: entry.kind != "embed")
         return found[0].model if found else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ScorerError
+from common.model_entries import Source
 from common.scorers import check_candidates, reference
 from worker.scoring.config import ScorerConfig
 from worker.scoring.network import DenseNetwork
@@ -58,10 +59,10 @@ class Scorer:
         """
         trained = self.config.encoder
         if revision != trained.revision:
+            encoder = Source.of(trained.name).model
             raise ScorerError(
                 f"Scorer '{reference(self.name)}' was trained with another revision of its encoder "
-                f"'{trained.name}': {_short(trained.revision)}, not {_short(revision)}. Train it "
-                "again."
+                f"'{encoder}': {_short(trained.revision)}, not {_short(revision)}. Train it again."
             )
         return self
 
