@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 
 from models.scorer_recipe.ratings import SKILLS, ratings
-from tests.e2e.service import ROOT, Service
+from tests.e2e.service import KEY, ROOT, Service
 
 REQUEST = Path(__file__).parent / "examples" / "infer_request.json"
 MODELS = ["gpt-3.5-turbo", "gpt-4", "claude-2"]
@@ -81,6 +82,33 @@ def test_the_request_of_the_users_is_answered_as_the_command_line_does(
         for prompt, model in zip(prompts, best, strict=True)
     ]
     assert sum(right) / len(right) >= 0.9
+
+
+def test_openais_client_gets_the_model_that_the_scorer_picks(
+    start_service: Callable[..., Service],
+) -> None:
+    models = [
+        {"id": "first", "source": "baton-toy", "aliases": ["storyteller"]},
+        {"id": "second", "source": "baton-toy", "aliases": ["coder-small"], "cost": 2},
+    ]
+    service = start_service(MODELS=json.dumps(models), KV_CACHE_GIB=0.2)
+    service.wait_for("Model second is ready on")
+    router = {"router": "dense_network/example"}
+
+    def picked(prompt: str, **more: float) -> str:
+        answer = client.chat.completions.create(
+            model="auto",
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=5,
+            extra_body=router | more,
+        )
+        assert (answer.model_extra or {})["routing"]["model"] == answer.model
+        return answer.model
+
+    with OpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0) as client:
+        assert picked("Tell me a story about a sad rabbit") == "first"
+        assert picked("Write a Python function to sort a list") == "second"
+        assert picked("Write a Python function to sort a list", cost_weight=1) == "first"
 
 
 def test_a_task_survives_the_death_of_its_worker(start_service: Callable[..., Service]) -> None:
