@@ -187,7 +187,8 @@ def test_a_batch_goes_through_openais_client_for_node(clients: Clients) -> None:
             assert output[custom_id]["usage"]["total_tokens"] == answer["usage"]["total_tokens"]
     [refused] = found["errors"]
     assert refused["custom_id"] == "three"
-    assert "temperature" in refused["error"]["message"]
+    assert refused["response"]["status_code"] == 400
+    assert refused["response"]["body"]["error"]["param"] == "temperature"
 
 
 def documented(language: str, mentions: str, service: Service) -> str:
