@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.job_request import JobRequest
+from api.job_request import JobRequest, named
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
@@ -125,7 +123,7 @@ class Submitter:
             if idempotency is not None:
                 earlier = await self._jobs.replay(key_id, idempotency)
             if earlier is None:
-                raise _named(error, request.params) from None
+                raise named(error, request.params) from None
             return _replayed(earlier)
         try:
             answer = await self._jobs.submit(
@@ -320,15 +318,6 @@ def _of_prompt(error: InvalidRequestError, index: int, count: int) -> InvalidReq
         return error
     message = f"Prompt {index + 1} of {count}: {error.message}"
     return type(error)(message, param=error.param)
-
-
-def _named(error: RequestError, params: Mapping[str, str]) -> RequestError:
-    """The error with the field at fault called as the route's clients call it."""
-    if error.param is None or error.param not in params:
-        return error
-    name = params[error.param]
-    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
-    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
 
 
 def _replayed(answer: Submitted) -> Accepted:

@@ -11,7 +11,7 @@ from api.openai.errors import error_type
 from api.openai.failures import failure_of
 from api.openai.logprobs import chat_logprobs
 from api.openai.responses.output import Logprob, Output
-from api.openai.responses.reply import PREFIX, Reply
+from api.openai.responses.reply import PARAMS, PREFIX, Reply
 from api.openai.usage import performance_of, usage_of
 from api.token_texts import TokenTexts
 from common.errors import InvalidRequestError
@@ -175,7 +175,7 @@ def _usage(record: JobRecord) -> dict[str, Any]:
 
 def _error(record: JobRecord) -> dict[str, Any]:
     """Why a response failed: OpenAI has two codes for it, and ours stands as the type."""
-    failure = failure_of(record)
+    failure = failure_of(record, PARAMS)
     assert failure is not None
     code = "invalid_prompt" if isinstance(failure, InvalidRequestError) else "server_error"
     return {"code": code, "message": failure.message, "type": error_type(failure.status)}
