@@ -20,7 +20,7 @@ from worker.engine.transcript import Transcript
 
 TOKENIZER = Tokenizer.from_file(str(BUNDLED_DIR / "tokenizer.json"))
 TABLE, TEXTS = TokenTable(TOKENIZER), TokenTexts(TOKENIZER)
-EOS = TOKENIZER.encode("<|end|>", add_special_tokens=False).ids
+EOS = TOKENIZER.encode("<|im_end|>", add_special_tokens=False).ids
 
 
 @dataclass
@@ -95,6 +95,7 @@ def test_a_token_that_the_cut_goes_through_stays_and_those_behind_go(piece: int)
 
 
 def test_the_token_that_ends_an_answer_stays_where_no_stop_text_was_found() -> None:
+    assert [TEXTS.is_special(i) for i in EOS] == [True]
     ids = [*TOKENIZER.encode("A dog", add_special_tokens=False).ids, *EOS]
     told, _ = tell(ids, ("cat",), 1)
     assert told.token_ids == ids
