@@ -125,6 +125,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _translated(error: HTTPException, request: Request) -> RequestError:
+    if isinstance(error.__cause__, RequestError):
+        return error.__cause__  # what the framework takes for a body that it cannot read
     path = cut(printable(request.url.path))
     if error.status_code == 404:
         return NotFoundError(f"There is nothing at {path}.")

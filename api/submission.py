@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.job_request import JobRequest
+from api.job_request import JobRequest, named
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
     InvalidRequestError,
     QueueFullError,
+    RateLimitError,
     RedisUnavailableError,
     RequestError,
 )
-from common.job_store import Idempotency, Submissions, Submitted
+from common.job_store import RATE_EXCEEDED, Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
@@ -92,6 +93,8 @@ class Submitter:
         self._poller = poller
         self._tokenizers = tokenizers
         self._grammars = grammars
+        # By key: when it may submit again, in seconds of `time.monotonic`.
+        self._waits: dict[str, float] = {}
 
     async def submit(
         self,
@@ -103,7 +106,8 @@ class Submitter:
         """Check a request against its model, encode its prompts, and put the jobs in line.
 
         Where the idempotency key is that of an earlier submission, there are no new jobs: the
-        answer is that one's.
+        answer is that one's. A request that is refused after its prompts or its grammar were
+        tried counts toward the key's rate; one that is over it is refused before.
 
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
@@ -116,32 +120,73 @@ class Submitter:
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
         """
+        has_worked = False
         try:
+            if request.is_rated:
+                self._check_wait(key_id)
             self._check_memory()
-            specs = await self._specs(request, key_id, request_id)
+            model, card = await self._checked(request)
+            has_worked = request.is_rated
+            specs = await self._specs(request, model, card, key_id, request_id)
         except RequestError as error:
+            is_counted = has_worked and isinstance(error, InvalidRequestError)
             # What has changed since a request was accepted is no reason to refuse its repeat.
-            earlier = None
-            if idempotency is not None:
-                earlier = await self._jobs.replay(key_id, idempotency)
+            earlier = await self._earlier(key_id, idempotency, is_counted=is_counted)
             if earlier is None:
-                raise _named(error, request.params) from None
+                raise named(error, request.params) from None
             return _replayed(earlier)
+        answer = await self._submitted(specs, key_id, idempotency, is_rated=request.is_rated)
+        if answer.replayed is not None:
+            return _replayed(answer)
+        jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
+        group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
+        return Accepted(group_id, jobs, answer)
+
+    async def _submitted(
+        self,
+        specs: Sequence[JobSpec],
+        key_id: str,
+        idempotency: Idempotency | None,
+        *,
+        is_rated: bool,
+    ) -> Submitted:
         try:
-            answer = await self._jobs.submit(
-                *specs, idempotency=idempotency, is_rated=request.is_rated
-            )
+            return await self._jobs.submit(*specs, idempotency=idempotency, is_rated=is_rated)
+        except RateLimitError as error:
+            self._note_wait(key_id, error)
+            raise
         except RedisUnavailableError as error:
             # Redis may have run the script, and only the reply is missing.
             raise RedisUnavailableError(
                 _PERHAPS_ACCEPTED if idempotency is None else _PERHAPS_ACCEPTED_WITH_KEY,
                 retry_after_s=error.retry_after_s,
             ) from error
-        if answer.replayed is not None:
-            return _replayed(answer)
-        jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
-        group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer)
+
+    async def _earlier(
+        self, key_id: str, idempotency: Idempotency | None, *, is_counted: bool
+    ) -> Submitted | None:
+        """What a refused request repeats; where it repeats nothing, count it if that is due."""
+        if idempotency is None and not is_counted:
+            return None
+        try:
+            return await self._jobs.replay(key_id, idempotency, is_rated=is_counted)
+        except RateLimitError as error:
+            self._note_wait(key_id, error)
+            raise
+        except RedisUnavailableError:
+            if idempotency is not None:
+                raise
+            return None  # nothing can be counted, and the request is as wrong as before
+
+    def _check_wait(self, key_id: str) -> None:
+        """Refuse a key that was over its rate just now before anything is worked out for it."""
+        wait_s = self._waits.get(key_id, 0.0) - time.monotonic()
+        if wait_s > 0:
+            raise RateLimitError(RATE_EXCEEDED, retry_after_s=wait_s)
+
+    def _note_wait(self, key_id: str, error: RateLimitError) -> None:
+        # Redis never lets the key in earlier: others of its requests only make it wait longer.
+        self._waits[key_id] = time.monotonic() + (error.retry_after_s or 0.0)
 
     async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
         """What an earlier submission with this idempotency key became; None: there was none.
@@ -154,10 +199,26 @@ class Submitter:
         earlier = await self._jobs.replay(key_id, idempotency)
         return None if earlier is None else _replayed(earlier)
 
-    async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
+    async def _checked(self, request: JobRequest) -> tuple[str, ModelCard | None]:
+        """The model and its card, after all checks that take no work to speak of."""
         model = self._model(request)
         self._check_time(request.sampling)
+        if request.inputs is None:
+            _check(request)
         card = await self._poller.card(model)
+        if card is not None:
+            _check_dimensions(card, request.dimensions)
+            _check_token_ids(card, request.sampling)
+        return model, card
+
+    async def _specs(
+        self,
+        request: JobRequest,
+        model: str,
+        card: ModelCard | None,
+        key_id: str,
+        request_id: str,
+    ) -> list[JobSpec]:
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
@@ -171,7 +232,6 @@ class Submitter:
             reply=request.reply,
         )
         if request.inputs is not None:
-            _check_dimensions(card, request.dimensions)
             return [await self._embedding_spec(spec, card, request.inputs)]
         return await self._generating_specs(spec, card, request)
 
@@ -187,11 +247,8 @@ class Submitter:
     async def _generating_specs(
         self, spec: JobSpec, card: ModelCard | None, request: JobRequest
     ) -> list[JobSpec]:
-        _check(request)
         if request.sampling.grammar is not None:
             await self._grammars.check(request.sampling.grammar, spec.key_id)
-        if card is not None:
-            _check_token_ids(card, request.sampling)
         job_ids = member_ids(spec.job_id, len(request.prompts))
         specs = []
         for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
@@ -288,8 +345,8 @@ def _check(request: JobRequest) -> None:
         )
 
 
-def _check_dimensions(card: ModelCard | None, dimensions: int | None) -> None:
-    if card is None or dimensions in (None, card.embedding_size):
+def _check_dimensions(card: ModelCard, dimensions: int | None) -> None:
+    if dimensions in (None, card.embedding_size):
         return
     raise InvalidRequestError(
         f"dimensions must be {card.embedding_size}, the size of the embeddings of '{card.model}', "
@@ -320,15 +377,6 @@ def _of_prompt(error: InvalidRequestError, index: int, count: int) -> InvalidReq
         return error
     message = f"Prompt {index + 1} of {count}: {error.message}"
     return type(error)(message, param=error.param)
-
-
-def _named(error: RequestError, params: Mapping[str, str]) -> RequestError:
-    """The error with the field at fault called as the route's clients call it."""
-    if error.param is None or error.param not in params:
-        return error
-    name = params[error.param]
-    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
-    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
 
 
 def _replayed(answer: Submitted) -> Accepted:

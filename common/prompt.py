@@ -88,14 +88,12 @@ class PromptEncoder:
         [encoding] = self.tokenizer.encode_batch([text], add_special_tokens=messages is None)
         ids = encoding.ids
         if not ids:
-            raise InvalidRequestError("The prompt is empty: expected at least one token.")
+            raise _no_tokens()
         return tuple(ids)
 
     def _checked(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
         if not token_ids:
-            raise InvalidRequestError(
-                "The prompt is empty: expected at least one token.", param="prompt"
-            )
+            raise _no_tokens()
         for token_id in (min(token_ids), max(token_ids)):
             if not 0 <= token_id < self.card.vocab_size:
                 raise InvalidRequestError(
@@ -144,6 +142,10 @@ class PromptEncoder:
 
 def _template(card: ModelCard, source: str | None) -> ChatTemplate | None:
     return None if source is None else ChatTemplate(source, card.special_tokens)
+
+
+def _no_tokens() -> InvalidRequestError:
+    return InvalidRequestError("prompt must have at least one token; got none.", param="prompt")
 
 
 def fit(

@@ -16,8 +16,8 @@ Fields of a job record, in the order in which they appear in a job's life:
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
-    end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for) embeddings (of an embedding job); nonce goes
+    end      ended_ms result finish timings error_type error_message error_param prompt_tokens
+             prompt_logprobs (where asked for) embeddings (of an embedding job); nonce goes
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -202,6 +202,7 @@ class Outcome:
         prompt_logprobs: One for each token of the prompt, None for the first, where they were asked
             for, else none.
         embeddings: Of an embedding job that is completed.
+        error_param: The field of the request at fault, as errors call it before a route renames it.
     """
 
     status: JobStatus
@@ -213,6 +214,7 @@ class Outcome:
     error_message: str | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     embeddings: Embeddings | None = None
+    error_param: str | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -234,6 +236,8 @@ class Outcome:
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
+        if self.error_param is not None:
+            record["error_param"] = self.error_param
         return record
 
 
@@ -243,7 +247,7 @@ class JobRecord:
 
     Attributes:
         completion_tokens: Committed, of all choices together.
-        prompt_logprobs, embeddings: As in `Outcome`; none before the end.
+        prompt_logprobs, embeddings, error_param: As in `Outcome`; none before the end.
         inputs: As in `JobSpec`.
     """
 
@@ -277,6 +281,7 @@ class JobRecord:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
+    error_param: str | None = None
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -312,6 +317,7 @@ class JobRecord:
             reply=record.get("reply"),
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
+            error_param=record.get("error_param"),
         )
 
 

@@ -20,6 +20,7 @@ from common.errors import (
     EngineError,
     InvalidRequestError,
     RedisUnavailableError,
+    RequestError,
 )
 from common.event_stream import EventWriter
 from common.events import TokenEvent
@@ -213,7 +214,10 @@ class JobRunner:
 
     def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(
-            JobStatus.FAILED, error_type=type(error).__name__, error_message=error.message
+            JobStatus.FAILED,
+            error_type=type(error).__name__,
+            error_message=error.message,
+            error_param=error.param if isinstance(error, RequestError) else None,
         )
         job_id, nonce = claim.record.job_id, claim.nonce
         try:

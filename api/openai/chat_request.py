@@ -123,8 +123,6 @@ class ChatRequest(OpenAIRequest):
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
-        if self.max_tokens == 0:
-            raise FieldError("max_tokens", "must be at least 1; got 0")
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise FieldError("max_tokens", "is another name of max_completion_tokens; got both")
         if self.top_logprobs is not None and not self.logprobs:

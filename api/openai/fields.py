@@ -109,7 +109,7 @@ class OpenAIRequest(CallBody):
 
     max_tokens: int | None = Field(
         default=None,
-        ge=0,
+        ge=1,
         le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",

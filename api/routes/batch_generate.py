@@ -20,6 +20,7 @@ from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import batch_generate_request, generate_request
 from api.job_views import result_view
+from api.json_route import JsonRoute
 from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
 from api.routes.generate import POLL_AFTER_S
@@ -39,7 +40,7 @@ _PREFER = {
     "example": "respond-async",
 }
 
-router = APIRouter(tags=["Generate"])
+router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
 @router.post(

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from api.batch_schemas import WINDOW_MS, BatchAnswer, BatchesAnswer, BatchRequest, batch_view
 from api.dependencies import GatewayDep, ReaderId, SubmitterId
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
+from api.json_route import JsonRoute
 from api.openai.answers import errors
 from api.pages import page_view
 from api.validation_message import cut, printable
@@ -28,7 +29,7 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 
-router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(

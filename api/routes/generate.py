@@ -13,6 +13,7 @@ from api.gateway import Gateway
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
+from api.json_route import JsonRoute
 from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
@@ -32,7 +33,7 @@ _PREFER = {
     "example": "wait=30",
 }
 
-router = APIRouter(tags=["Generate"])
+router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
 @router.post(

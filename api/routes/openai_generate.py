@@ -9,6 +9,7 @@ from api.answering import answered
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
+from api.json_route import JsonRoute
 from api.openai.answers import Chat, Completion, errors
 from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
@@ -18,7 +19,7 @@ from api.submitting import headers_of, submitted
 
 _FAILURES = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(

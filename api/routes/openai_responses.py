@@ -11,6 +11,7 @@ from api.answering import answered
 from api.dependencies import GatewayDep, ReaderId, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
+from api.json_route import JsonRoute
 from api.openai.answers import errors
 from api.openai.responses.answers import DeletedResponse, InputItems, ResponseAnswer
 from api.openai.responses.asking import job_of
@@ -31,7 +32,7 @@ MAX_NUMBER = 2**53
 CANCEL_WAIT_S = 5.0
 """For a worker to stop; it does at its next step."""
 
-router = APIRouter(prefix="/v1/responses", tags=["OpenAI"])
+router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from api.answers import errors
 from api.dependencies import GatewayDep, ReaderId
 from api.gateway import Gateway
+from api.json_route import JsonRoute
 from api.tokenize_schemas import (
     BatchTokenizeRequest,
     BatchTokensAnswer,
@@ -21,7 +22,7 @@ from common.model_card import ModelCard
 
 RETRY_S = 5.0
 
-router = APIRouter(tags=["Tokens"])
+router = APIRouter(tags=["Tokens"], route_class=JsonRoute)
 _ERRORS = errors(400, 401, 404, 413, 429, 503)
 
 

@@ -19,7 +19,7 @@ from api.response_format import (
     RegexFormat,
     TextFormat,
 )
-from api.schemas import NameText
+from api.schemas import MAX_INT, NameText
 from common.grammar import GrammarSpec
 
 LOGPROBS = "message.output_text.logprobs"
@@ -104,7 +104,7 @@ class ResponseRequest(OpenAIRequest):
     max_output_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )

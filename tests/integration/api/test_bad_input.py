@@ -32,6 +32,7 @@ async def assert_refused(
         ("max_tokens", 1.5, "max_tokens must be a valid integer; got 1.5."),
         ("max_tokens", True, "max_tokens must be a valid integer; got true."),
         ("max_tokens", 0, "max_tokens must be from 1 to 2147483647; got 0."),
+        ("max_tokens", -1, "max_tokens must be from 1 to 2147483647; got -1."),
         ("temperature", 2.5, "temperature must be from 0 to 2; got 2.5."),
         ("temperature", -0.1, "temperature must be from 0 to 2; got -0.1."),
         ("temperature", "hot", 'temperature must be a valid number; got "hot".'),
