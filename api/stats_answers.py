@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from common.fleet import ModelState
 
 
 class _Answer(BaseModel):
@@ -166,7 +166,7 @@ class EngineView(_Answer):
 class ModelStats(_Answer):
     """One model."""
 
-    state: Literal["loading", "ready", "error"]
+    state: ModelState
     workers: int = Field(description="Live workers that serve it.", examples=[2])
     queued: Waiting
     requests: RequestCounts
@@ -185,7 +185,7 @@ class WorkerGpu(GpuMetrics):
 class WorkerModel(_Answer):
     """A model on one worker."""
 
-    state: Literal["loading", "ready", "error"]
+    state: ModelState
     reason: str | None = Field(description="Why it cannot be loaded.")
     engine: EngineView | None
 

@@ -57,8 +57,8 @@ class Watcher:
         self._reader = EventReader(client)
         self._topics: dict[str, _Topic] = {}
         self._pubsub: PubSub | None = None
-        # Held for each command of `_align`, and to close: a command to a closed PubSub would take
-        # another connection, which nobody closes.
+        # Held while `_align` commands: a command to a closed PubSub would take another connection,
+        # which nobody closes.
         self._commanding = asyncio.Lock()
         self._sweep_now = asyncio.Event()
         self._topics_changed = asyncio.Event()
@@ -171,20 +171,19 @@ class Watcher:
             await asyncio.sleep(RETRY_S)
 
     async def _listen_until_lost(self) -> None:
-        pubsub = self._client.pubsub()
-        try:
+        async with self._client.pubsub() as pubsub:
             await pubsub.subscribe(_NOBODY, *(keys.bell(job_id) for job_id in self._topics))
             self._pubsub = pubsub
-            while True:
-                message = await pubsub.get_message(timeout=SWEEP_S)
-                if message is not None:
-                    self._hear(message)
-        finally:
-            async with self._commanding:
-                self._pubsub = None
+            try:
+                while True:
+                    message = await pubsub.get_message(timeout=SWEEP_S)
+                    if message is not None:
+                        self._hear(message)
+            finally:
+                async with self._commanding:
+                    self._pubsub = None
                 for topic in self._topics.values():
                     topic.forget_subscription()
-                await pubsub.aclose()
 
     def _hear(self, message: dict[str, Any]) -> None:
         if self._is_away:

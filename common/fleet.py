@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError
 
 from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
+from common.known_fields import of_known
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES, JobClass, JobStatus
 from common.tallies import Tally, read_tally
@@ -68,12 +69,13 @@ class WorkerInfo:
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
+        """The inverse of `pack`; fields of a later version's are passed over."""
         values = json.loads(packed)
-        values["models"] = {name: ServedModel(**m) for name, m in values["models"].items()}
+        models = values.get("models", {}).items()
+        values["models"] = {name: of_known(ServedModel, served) for name, served in models}
         vitals = values.get("vitals")
         values["vitals"] = None if vitals is None else Vitals.unpack(vitals)
-        return cls(**values)
+        return of_known(cls, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
+from common.known_fields import of_known
 from common.sampling import SamplingSpec
 from common.token_logprobs import TokenLogprobs
 
@@ -304,7 +305,7 @@ class JobRecord:
             first_token_ms=_int(record.get("first_token_ms")),
             ended_ms=_int(record.get("ended_ms")),
             choices=_choices(record.get("result")),
-            timings=EngineTimings(**json.loads(record["timings"])) if "timings" in record else None,
+            timings=_timings(record.get("timings")),
             error_type=record.get("error_type"),
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
@@ -322,6 +323,10 @@ def dump(value: Any) -> str:
 
 def _int(value: str | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _timings(packed: str | None) -> EngineTimings | None:
+    return None if packed is None else of_known(EngineTimings, json.loads(packed))
 
 
 def _ids(packed: str | None) -> tuple[int, ...] | None:
