@@ -101,6 +101,9 @@ class Latencies(_Answer):
     time_to_first_token: LatencyStats = Field(description="From the submission.")
     inter_token: LatencyStats = Field(description="Between two tokens of a request.")
     end_to_end: LatencyStats = Field(description="From submission to end; completed ones.")
+    cancel: LatencyStats = Field(
+        description="From the call that cancels a running request to its end."
+    )
 
 
 class RequestCounts(_Answer):

@@ -11,13 +11,14 @@ Fields of a job record, in the order in which they appear in a job's life:
              committed: of the model that generates)
     append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
              that goes and crashes=0
-    cancel   cancel=1 while it runs
+    cancel   cancel=when it was first asked for, while it runs
     requeue  requeued_ms; nonce goes
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
-    end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for) embeddings (of an embedding job); nonce goes
+    end      ended_ms result finish (the first choice's reason) timings error_type error_message
+             prompt_tokens prompt_logprobs (where asked for) embeddings (of an embedding job); nonce
+             and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -227,6 +228,7 @@ class Outcome:
         }
         if self.choices:
             record["result"] = dump([choice.pack() for choice in self.choices])
+            record["finish"] = self.choices[0].finish_reason
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
             record["prompt_logprobs"] = dump(listed)
