@@ -28,7 +28,13 @@ from api.fleet_poller import FleetPoller
 from api.openai.call_maker import CallMaker
 from api.submission import Submitter
 from common.batch_store import Batches, BatchLostError, BatchStatus, Step, TakenBatch
-from common.errors import FileStoreError, QueueFullError, RedisUnavailableError, RequestError
+from common.errors import (
+    FileStoreError,
+    GatewayBusyError,
+    QueueFullError,
+    RedisUnavailableError,
+    RequestError,
+)
 from common.file_records import FileRecord
 from common.job_store import Submissions
 from common.settings import Settings
@@ -251,7 +257,7 @@ class BatchDriver:
                 continue
             try:
                 await self._submit_line(number, opened)
-            except (QueueFullError, RedisUnavailableError):
+            except (QueueFullError, GatewayBusyError, RedisUnavailableError):
                 await asyncio.sleep(RETRY_S)
                 return
             except RequestError as error:
@@ -362,7 +368,7 @@ class BatchDriver:
         while True:
             try:
                 return await call()
-            except (RedisUnavailableError, FileStoreError):
+            except (RedisUnavailableError, GatewayBusyError, FileStoreError):
                 await asyncio.sleep(RETRY_S)
             except FileNotFoundError as error:
                 raise _UnusableInputError(
