@@ -114,7 +114,8 @@ class RequestCounts(_Answer):
     cancelled: int = Field(examples=[5])
     expired: int = Field(examples=[4])
     resumed: int = Field(
-        description="That went back in line when their worker had gone.", examples=[2]
+        description="That went back in line when their worker had gone, or another model came.",
+        examples=[2],
     )
 
 

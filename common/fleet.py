@@ -149,8 +149,8 @@ class FleetWriter:
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
 
-    def num_waiting(self, models: Sequence[str]) -> dict[str, int]:
-        """The jobs in line of each model, in one round trip.
+    def waiting(self, models: Sequence[str]) -> dict[str, dict[JobClass, int]]:
+        """The jobs in line of each model and class, in one round trip.
 
         Raises:
             RedisUnavailableError: Redis is away.
@@ -161,7 +161,7 @@ class FleetWriter:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
             counts = iter(pipe.execute())
-        return {model: sum(int(next(counts)) for _ in JOB_CLASSES) for model in models}
+        return {model: {c: int(next(counts)) for c in JOB_CLASSES} for model in models}
 
 
 class FleetReader:
