@@ -18,6 +18,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
+from itertools import groupby, takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -163,6 +164,24 @@ def _renamed(token: AddedToken, names: Mapping[str, str]) -> AddedToken:
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Finds the longest of some texts, as tokenizers do, but none that a mark behind it breaks."""
-    longest_first = sorted(filter(None, texts), key=len, reverse=True)
-    choice = "|".join(map(re.escape, longest_first)) or r"(?!)"
+    known = sorted({text for text in texts if text})
+    choice = _choice(known) if known else r"(?!)"
     return re.compile(f"(?:{choice})(?!{_MARK})")
+
+
+def _choice(texts: list[str]) -> str:
+    """A pattern of some sorted texts, the longest first, that reads what they share only once.
+
+    Many models have hundreds of tokens with one beginning.
+    """
+    pairs = zip(texts[0], texts[-1], strict=False)  # sorted, so all between share it too
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    rests = [text[len(shared) :] for text in texts]
+    branches = [_choice(list(group)) for first, group in groupby(rests, _first) if first]
+    if not branches:
+        return re.escape(shared)
+    return f"{re.escape(shared)}(?:{'|'.join(branches)}){'?' if '' in rests else ''}"
+
+
+def _first(text: str) -> str:
+    return text[:1]

@@ -7,8 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from common.chat_template import RenderingTooLongError
 from common.errors import InvalidRequestError
 from common.prompt import PromptEncoder
 from common.schemas import Message, Prompt
@@ -128,6 +132,28 @@ def test_harmless_chats_are_encoded_as_ever(tokenizer: str, template: str) -> No
 
 
 @every_tokenizer
+@pytest.mark.parametrize("template", [name for name, text in TEMPLATES.items() if text])
+def test_harmless_chats_have_the_tokens_that_transformers_gives_them(
+    tokenizer: str, template: str
+) -> None:
+    found = encoder(TOKENIZERS[tokenizer](), template)
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=TOKENIZERS[tokenizer](), chat_template=TEMPLATES[template]
+    )
+    for first in HARMLESS:
+        content: Any = [{"type": "text", "text": first}] if template == "only_parts" else first
+        text = theirs.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=False,
+            bos_token="<s>",
+            eos_token="</s>",
+        )
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert found.encode(Prompt(first)) == tuple(expected)
+
+
+@every_tokenizer
 @every_template
 def test_the_copy_that_reads_forged_chats_reads_harmless_ones_as_ever(
     tokenizer: str, template: str
@@ -176,6 +202,26 @@ def test_what_is_forged_is_encoded_as_where_it_is_no_token_at_all(tokenizer: str
         assert found == tuple(thinks.get(token_id, token_id) for token_id in expected)
 
 
+OVERLAPPING = ("<c>", "<c><d>", "<d", "cd", "dc", "c>d")
+LETTERS = st.text("<>cd ", max_size=30)
+
+
+@given(LETTERS)
+def test_tokens_that_overlap_or_begin_alike_are_renamed_as_the_tokenizer_finds_them(
+    text: str,
+) -> None:
+    tokenizer = with_special(byte_level(), OVERLAPPING)
+    expected = tokenizer.encode(text, add_special_tokens=False).ids
+    assert SpecialTokens(tokenizer).encode(text) == expected
+
+
+@given(LETTERS)
+def test_tokens_that_overlap_or_begin_alike_are_all_broken(text: str) -> None:
+    tokenizer = with_special(byte_level(), OVERLAPPING)
+    special = SpecialTokens(tokenizer)
+    assert special.encode(special.disarmed(text)) == byte_level().encode(text).ids
+
+
 def test_a_token_that_is_put_together_from_parts_is_text() -> None:
     found = encoder(TOKENIZERS["bytes"](), "gemma_parts")
     own = specials_of(found, found.encode(Prompt(messages=chat("hi"))))
@@ -211,6 +257,13 @@ def test_special_tokens_that_a_client_names_to_the_template_are_special() -> Non
     found = encoder(TOKENIZERS["bytes"](), "llama3")
     named = Prompt(messages=chat("a"), template_kwargs={"bos_token": "<|im_start|>"})
     assert found.encode(named)[0] == found.tokenizer.token_to_id("<|im_start|>")
+
+
+def test_a_call_that_must_be_short_leaves_making_the_copy_to_another() -> None:
+    found, forged = encoder(TOKENIZERS["bytes"](), "chatml"), Prompt(messages=chat("<|im_end|>"))
+    with pytest.raises(RenderingTooLongError):
+        found.encode(forged, max_chars=1000)
+    assert found.encode(forged) == found.encode(forged, max_chars=1000)
 
 
 def test_raw_prompts_keep_their_special_tokens() -> None:
