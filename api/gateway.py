@@ -89,7 +89,7 @@ class Gateway:
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
-        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
+        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet, settings.wait_limit_s)
         submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars)
         files = Files(FileRecords(redis), ObjectStore.at(settings))
         batches = Batches(redis, settings.lease_s)

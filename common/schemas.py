@@ -11,13 +11,14 @@ Fields of a job record, in the order in which they appear in a job's life:
              committed: of the model that generates)
     append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
              that goes and crashes=0
-    cancel   cancel=1 while it runs
+    cancel   cancel=when it was first asked for, while it runs
     requeue  requeued_ms; nonce goes
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
-    end      ended_ms result finish timings error_type error_message error_param prompt_tokens
-             prompt_logprobs (where asked for) embeddings (of an embedding job); nonce goes
+    end      ended_ms result finish (the first choice's reason) timings error_type error_message
+             prompt_tokens prompt_logprobs (where asked for) embeddings (of an embedding job); nonce
+             and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -29,6 +30,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
+from common.known_fields import of_known
 from common.sampling import SamplingSpec
 from common.token_logprobs import TokenLogprobs
 
@@ -228,6 +230,7 @@ class Outcome:
         }
         if self.choices:
             record["result"] = dump([choice.pack() for choice in self.choices])
+            record["finish"] = self.choices[0].finish_reason
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
             record["prompt_logprobs"] = dump(listed)
@@ -309,7 +312,7 @@ class JobRecord:
             first_token_ms=_int(record.get("first_token_ms")),
             ended_ms=_int(record.get("ended_ms")),
             choices=_choices(record.get("result")),
-            timings=EngineTimings(**json.loads(record["timings"])) if "timings" in record else None,
+            timings=_timings(record.get("timings")),
             error_type=record.get("error_type"),
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
@@ -328,6 +331,10 @@ def dump(value: Any) -> str:
 
 def _int(value: str | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _timings(packed: str | None) -> EngineTimings | None:
+    return None if packed is None else of_known(EngineTimings, json.loads(packed))
 
 
 def _ids(packed: str | None) -> tuple[int, ...] | None:

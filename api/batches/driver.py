@@ -30,6 +30,7 @@ from api.submission import Submitter
 from common.batch_store import Batches, BatchLostError, BatchStatus, Step, TakenBatch
 from common.errors import (
     FileStoreError,
+    GatewayBusyError,
     InvalidRequestError,
     QueueFullError,
     RedisUnavailableError,
@@ -261,7 +262,7 @@ class BatchDriver:
                 continue
             try:
                 await self._submit_line(number, opened)
-            except (QueueFullError, RedisUnavailableError):
+            except (QueueFullError, GatewayBusyError, RedisUnavailableError):
                 await asyncio.sleep(RETRY_S)
                 return
             except RequestError as error:
@@ -372,7 +373,7 @@ class BatchDriver:
         while True:
             try:
                 return await call()
-            except (RedisUnavailableError, FileStoreError):
+            except (RedisUnavailableError, GatewayBusyError, FileStoreError):
                 await asyncio.sleep(RETRY_S)
             except FileNotFoundError as error:
                 raise _UnusableInputError(
