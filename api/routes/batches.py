@@ -33,6 +33,7 @@ router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
 @router.post(
     "",
+    operation_id="create_batch",
     response_model=BatchAnswer,
     summary="Submit a file of requests",
     responses=errors(400, 401, 404, 413, 422, 429, 503),
@@ -73,6 +74,7 @@ async def create(
 
 @router.get(
     "",
+    operation_id="list_batches",
     response_model=BatchesAnswer,
     summary="Your batches",
     responses=errors(400, 401, 404, 429, 503),
@@ -81,7 +83,9 @@ async def list_batches(
     gateway: GatewayDep,
     key_id: ReaderId,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    after: Annotated[
+        str | None, Query(max_length=64, description="The id of the last batch you have.")
+    ] = None,
 ) -> JSONResponse:
     """Newest first."""
     found, has_more = await gateway.batches.page(key_id, limit=limit, after=after)
@@ -94,6 +98,7 @@ BatchId = Annotated[str, Path(description="As the submission gave it.")]
 
 @router.get(
     "/{batch_id}",
+    operation_id="retrieve_batch",
     response_model=BatchAnswer,
     summary="How far a batch is",
     responses=errors(401, 404, 429, 503),
@@ -105,6 +110,7 @@ async def retrieve(gateway: GatewayDep, key_id: ReaderId, batch_id: BatchId) -> 
 
 @router.post(
     "/{batch_id}/cancel",
+    operation_id="cancel_batch",
     response_model=BatchAnswer,
     summary="Call a batch off",
     responses=errors(401, 404, 429, 503),

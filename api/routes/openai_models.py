@@ -18,7 +18,11 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 @router.get(
-    "/models", response_model=ModelList, summary="List the models", responses=errors(401, 429)
+    "/models",
+    operation_id="list_models",
+    response_model=ModelList,
+    summary="List the models",
+    responses=errors(401, 429),
 )
 async def models(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
     """The configured models; `loaded` is whether a live worker has one loaded now."""
@@ -28,6 +32,7 @@ async def models(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
 
 @router.get(
     "/models/{model:path}",
+    operation_id="retrieve_model",
     response_model=Model,
     summary="Look at one model",
     responses=errors(401, 404, 429),
