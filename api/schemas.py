@@ -109,7 +109,7 @@ LogitBias = Annotated[
         {
             "type": "object",
             "maxProperties": MAX_LOGIT_BIASES,
-            "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"},
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),

@@ -82,7 +82,7 @@ async def create(
 async def list_batches(
     gateway: GatewayDep,
     key_id: ReaderId,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Batches at most.")] = DEFAULT_PAGE,
     after: Annotated[
         str | None, Query(max_length=64, description="The id of the last batch you have.")
     ] = None,

@@ -103,8 +103,8 @@ async def list_files(
     purpose: Annotated[
         str | None, Query(max_length=64, description="Only those with this purpose.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Files at most.")] = MAX_PAGE,
+    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "desc",
     after: Annotated[
         str | None, Query(max_length=64, description="The id of the last file you have.")
     ] = None,

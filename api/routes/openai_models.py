@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 
 from api.dependencies import GatewayDep, ReaderId
@@ -15,6 +15,8 @@ from common.model_catalog import CatalogEntry
 OWNER = "baton"
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+ModelName = Annotated[str, Path(description="An id of the list, or an alias.")]
 
 
 @router.get(
@@ -37,7 +39,7 @@ async def models(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
     summary="Look at one model",
     responses=errors(401, 404, 429),
 )
-async def model(gateway: GatewayDep, key_id: ReaderId, model: str) -> JSONResponse:
+async def model(gateway: GatewayDep, key_id: ReaderId, model: ModelName) -> JSONResponse:
     """By its id or an alias; an id may have slashes in it."""
     return JSONResponse(_view(gateway, gateway.catalog.resolve(model)))
 

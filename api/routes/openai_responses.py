@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from api.answering import answered
@@ -97,8 +97,11 @@ async def _accepted(
     return await submitted(request, gateway, key_id, idempotency, job)
 
 
+ResponseId = Annotated[str, Path(description="As the request gave it.")]
+
+
 async def _response(
-    gateway: GatewayDep, key_id: ReaderId, response_id: str
+    gateway: GatewayDep, key_id: ReaderId, response_id: ResponseId
 ) -> tuple[JobRecord, Reply]:
     return await find_response(gateway, response_id, key_id)
 
@@ -161,7 +164,7 @@ async def cancel(gateway: GatewayDep, found: Found) -> JSONResponse:
     summary="Delete a response",
     responses=errors(401, 404, 429, 503),
 )
-async def delete(gateway: GatewayDep, response_id: str, found: Found) -> JSONResponse:
+async def delete(gateway: GatewayDep, response_id: ResponseId, found: Found) -> JSONResponse:
     """Ends it where it still runs; from now on it is 404."""
     record, _ = found
     await gateway.canceller.cancel(record.job_id, record.key_id)
@@ -179,8 +182,10 @@ async def delete(gateway: GatewayDep, response_id: str, found: Found) -> JSONRes
 )
 async def input_items(
     found: Found,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=100, description="Items at most.")] = 20,
+    order: Annotated[
+        Literal["asc", "desc"], Query(description="`desc`: the last one first.")
+    ] = "desc",
     after: Annotated[str | None, Query(description="The id of the last item you have.")] = None,
 ) -> JSONResponse:
     """The items of earlier responses, which it goes on from, are among them."""
