@@ -30,6 +30,8 @@ TAGS = [
     {"name": "Statistics", "description": "What the fleet does, in figures."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
+_ERRORS = ("ErrorAnswer", "OpenAIError")
+_RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
@@ -56,6 +58,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             _with_errors_as_json(operation["responses"])
             _without_frameworks_422(operation["responses"])
+            _with_retry_after(operation["responses"])
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
     schemas = schema["components"]["schemas"]
@@ -65,6 +68,14 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         schemas.setdefault(name, component)
     _with_whole_limits(schema)
     return schema
+
+
+def _with_retry_after(responses: dict[str, Any]) -> None:
+    """Errors that pass say when to come again; that a gateway is not ready is none."""
+    for status in {"429", "503"} & responses.keys():
+        schema = responses[status]["content"]["application/json"]["schema"]
+        if schema["$ref"].rpartition("/")[2] in _ERRORS:
+            responses[status]["headers"] = {"Retry-After": _RETRY_AFTER}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ _PREFER = {
         "queue": {"summary": "The task, at once", "value": ""},
     },
 }
+_WHERE = {
+    "Location": {"description": "The task's `status_url`.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+}
 
 router = APIRouter(tags=["Generate"])
 
@@ -49,6 +53,7 @@ router = APIRouter(tags=["Generate"])
             "model": GeneratedAnswer | FailedAnswer,
             "description": "With `Prefer: wait`: the result.",
         },
+        202: {"description": "Accepted; ask again later.", "headers": _WHERE},
         **errors(400, 401, 404, 410, 413, 422, 429, 503),
     },
     openapi_extra={"parameters": [_PREFER]},

@@ -42,7 +42,7 @@ _AT_MOST = {
 _LEFT_OUT = ("best_of", "dimensions", "previous_response_id", "timeout")
 
 _BEYOND_THE_SCHEMA = re.compile(
-    "This Idempotency-Key came with another request before"
+    "This Idempotency-Key came with another request before|whose result was dropped"
     "|must be the id of an item of this response"
     "|Only a background response can be cancelled"
     "|makes embeddings; it cannot generate"
@@ -55,6 +55,10 @@ _BEYOND_THE_SCHEMA = re.compile(
     "|must be valid JSON, in a text|must be a JSON object, in a text"
     "|must not hold a NUL character"
 )
+_ALLOWED = {
+    "RejectedPositiveData": _BEYOND_THE_SCHEMA,
+    "ServerError": re.compile("batches of a key may be under way"),
+}
 
 
 @schemathesis.hook
@@ -74,9 +78,9 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """Let a request be refused for what no schema says."""
-    is_refusal = type(failure).__name__ == "RejectedPositiveData"
-    return not (is_refusal and _BEYOND_THE_SCHEMA.search(response.text))
+    """Let a request be refused for what no schema says, or because there are too many of them."""
+    allowed = _ALLOWED.get(type(failure).__name__)
+    return allowed is None or not allowed.search(response.text)
 
 
 @schemathesis.check
