@@ -31,7 +31,8 @@ LastEventId = Annotated[
 StartingAfter = Annotated[
     str | None,
     Query(
-        description="The same, for clients that cannot send headers.",
+        description="The id of the last event that you have, for clients that cannot send "
+        "headers; `Last-Event-ID` counts before it.",
         json_schema_extra=_EID,
     ),
 ]
