@@ -73,6 +73,22 @@ async def test_models_are_listed_as_configured_and_loaded_as_a_live_worker_has_t
     }
 
 
+async def test_a_model_that_is_described_as_the_users_document_prints_it_is_listed_so(
+    start_app: Start, make_settings: Callable[..., Settings], worker: HandWorker
+) -> None:
+    # The single-model answer of 000_dd3c37f7e9e397a0.txt.
+    model = {
+        "id": "default",
+        "name": "Default Model",
+        "description": "Single model deployment",
+        "format": "unknown",
+    }
+    worker.announce(default=READY)
+    http = await start_app(make_settings(models=json.dumps([{**model, "source": "org/any"}])))
+    listed = (await http.get("/models")).json()
+    assert listed == {"models": [{**model, "loaded": True}]}
+
+
 @pytest.mark.parametrize(
     ("fields", "model"),
     [
