@@ -106,7 +106,7 @@ class Latencies(_Answer):
     )
 
 
-class RequestCounts(_Answer):
+class EndedRequests(_Answer):
     """Requests that have ended; those that were resumed are among the others too."""
 
     completed: int = Field(examples=[1200])
@@ -173,7 +173,7 @@ class ModelStats(_Answer):
     state: ModelState
     workers: int = Field(description="Live workers that serve it.", examples=[2])
     queued: Waiting
-    requests: RequestCounts
+    requests: EndedRequests
     tokens: TokenCounts
     latencies: Latencies
     engine: EngineView | None = Field(description="null while no worker has it loaded.")
@@ -229,7 +229,7 @@ class EngineStatsAnswer(_Answer):
     )
     request_count: int = Field(description="Accepted since the counters began.", examples=[1234])
     active_requests: int = Field(description="That workers have taken up.", examples=[2])
-    requests: RequestCounts
+    requests: EndedRequests
     tokens: TokenCounts
     queue: QueueStats
     latencies: Latencies

@@ -56,6 +56,8 @@ def _of_ids(value: object, which: str) -> Prompt:
     return Prompt(token_ids=tuple(value), raw=True)
 
 
+_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
+_IDS = {"type": "array", "items": _TOKEN_ID, "minItems": 1}
 Prompts = Annotated[
     Any,
     AfterValidator(_readable),
@@ -64,12 +66,8 @@ Prompts = Annotated[
             "anyOf": [
                 {"type": "string"},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-                {
-                    "type": "array",
-                    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "minItems": 1,
-                },
+                _IDS,
+                {"type": "array", "items": _IDS, "minItems": 1},
             ]
         }
     ),

@@ -135,7 +135,7 @@ class OpenAIRequest(CallBody):
     logit_bias: LogitBias | None = Field(
         default=None,
         description="What is added to the logits of tokens, by their ids: -100 to 100.",
-        examples=[{"50256": -100}],
+        examples=[{"11": -100}],
     )
     stream: bool | None = Field(default=None, description="Send the answer while it is generated.")
     stream_options: StreamOptions | None = None

@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 @router.post(
     "/embeddings",
+    operation_id="create_embedding",
     response_model=EmbeddingsList,
     summary="Turn texts into vectors",
     responses=errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),

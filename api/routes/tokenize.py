@@ -30,6 +30,7 @@ _ERRORS = errors(400, 401, 404, 413, 429, 503)
 
 @router.post(
     "/tokenize",
+    operation_id="tokenize",
     response_model=TokensAnswer,
     summary="Cut a text into tokens",
     responses=_ERRORS,
@@ -43,6 +44,7 @@ async def tokenize(gateway: GatewayDep, key_id: ReaderId, body: TokenizeRequest)
 
 @router.post(
     "/batch/tokenize",
+    operation_id="tokenize_batch",
     response_model=BatchTokensAnswer,
     summary="Cut several texts into tokens",
     responses=_ERRORS,
@@ -58,6 +60,7 @@ async def batch_tokenize(
 
 @router.post(
     "/detokenize",
+    operation_id="detokenize",
     response_model=TextAnswer,
     summary="Put tokens together",
     responses=_ERRORS,

@@ -207,6 +207,15 @@ async def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.AsyncCl
     assert response.headers["allow"] == "POST"
 
 
+async def test_a_wrong_method_names_those_of_all_routes_at_the_address(
+    http: httpx.AsyncClient,
+) -> None:
+    for method, path in [("OPTIONS", "/v1/files/x"), ("PUT", "/v1/responses/x")]:
+        response = await http.request(method, path)
+        assert response.status_code == 405
+        assert response.headers["allow"] == "HEAD, GET, DELETE"
+
+
 @pytest.mark.parametrize(
     "task_id", ["0b0f7a1e-6d0b-4d0c-9d63-2f1f9be1d4a7", "x" * 5000, "%00", "ä"]
 )
