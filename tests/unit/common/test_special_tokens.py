@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -206,20 +206,32 @@ OVERLAPPING = ("<c>", "<c><d>", "<d", "cd", "dc", "c>d")
 LETTERS = st.text("<>cd ", max_size=30)
 
 
+@pytest.fixture(scope="module")
+def overlapping() -> Tokenizer:
+    return with_special(byte_level(), OVERLAPPING)
+
+
+@pytest.fixture(scope="module")
+def special_of_overlapping(overlapping: Tokenizer) -> SpecialTokens:
+    return SpecialTokens(overlapping)
+
+
+@settings(deadline=None)
 @given(LETTERS)
 def test_tokens_that_overlap_or_begin_alike_are_renamed_as_the_tokenizer_finds_them(
-    text: str,
+    overlapping: Tokenizer, special_of_overlapping: SpecialTokens, text: str
 ) -> None:
-    tokenizer = with_special(byte_level(), OVERLAPPING)
-    expected = tokenizer.encode(text, add_special_tokens=False).ids
-    assert SpecialTokens(tokenizer).encode(text) == expected
+    expected = overlapping.encode(text, add_special_tokens=False).ids
+    assert special_of_overlapping.encode(text) == expected
 
 
+@settings(deadline=None)
 @given(LETTERS)
-def test_tokens_that_overlap_or_begin_alike_are_all_broken(text: str) -> None:
-    tokenizer = with_special(byte_level(), OVERLAPPING)
-    special = SpecialTokens(tokenizer)
-    assert special.encode(special.disarmed(text)) == byte_level().encode(text).ids
+def test_tokens_that_overlap_or_begin_alike_are_all_broken(
+    special_of_overlapping: SpecialTokens, text: str
+) -> None:
+    found = special_of_overlapping.encode(special_of_overlapping.disarmed(text))
+    assert found == byte_level().encode(text).ids
 
 
 def test_a_token_that_is_put_together_from_parts_is_text() -> None:
