@@ -23,6 +23,7 @@ clients use, `{"error": {"message", "type", "param", "code", "request_id"}}`.
 """
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
+    {"name": "Score", "description": "Tell which model would answer a prompt best."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
     {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tokens", "description": "Count and cut texts as a model does."},

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import secrets
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.job_request import JobRequest, named
+from api.job_request import AUTO, JobRequest, named
+from api.key_waits import KeyWaits
+from api.routing import Router
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
+from api.scorers import Scorers
 from api.tokenizers import Tokenizers
 from common.embeddings import Input, check_count
 from common.errors import (
     InvalidRequestError,
+    ModelNotFoundError,
     QueueFullError,
     RateLimitError,
     RedisUnavailableError,
     RequestError,
 )
-from common.job_store import RATE_EXCEEDED, Idempotency, Submissions, Submitted
+from common.job_store import Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
 from common.model_catalog import ModelCatalog
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
+from common.scorers import Routing, ScoringTask, check_candidates
 from common.settings import Settings
 
-"""Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
 MEMORY_RETRY_S = 5.0
@@ -63,16 +66,32 @@ class Accepted:
     Attributes:
         group_id: Of one job alone: its id.
         jobs: In the order of the prompts.
+        model: The id of their model; None where they were accepted before.
     """
 
     group_id: str
     jobs: tuple[AcceptedJob, ...]
     answer: Submitted
+    model: str | None = None
 
     @property
     def is_replay(self) -> bool:
         """Whether an earlier submission is answered once more."""
         return self.answer.replayed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The model that a request is for, and what it was picked by.
+
+    Attributes:
+        card: None where no worker has announced it.
+    """
+
+    model: str
+    card: ModelCard | None
+    scoring: ScoringTask | None
+    routing: Routing | None
 
 
 class Submitter:
@@ -86,6 +105,8 @@ class Submitter:
         poller: FleetPoller,
         tokenizers: Tokenizers,
         grammars: GrammarChecker,
+        scorers: Scorers,
+        router: Router,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -93,8 +114,9 @@ class Submitter:
         self._poller = poller
         self._tokenizers = tokenizers
         self._grammars = grammars
-        # By key: when it may submit again, in seconds of `time.monotonic`.
-        self._waits: dict[str, float] = {}
+        self._waits = KeyWaits()
+        self._scorers = scorers
+        self._router = router
 
     async def submit(
         self,
@@ -115,21 +137,28 @@ class Submitter:
             InvalidRequestError: There are too many prompts, inputs, choices or log-probabilities,
                 one of them is empty or does not fit, the time limit is too long, a token id is not
                 the model's, the grammar cannot be compiled, or the model is of the wrong kind.
-            ModelNotFoundError: The model is not configured.
+            ModelNotFoundError: The model is not configured, or there is no such scorer.
+            ScorerUnavailableError: No worker can use the scorer.
             RateLimitError: The key is over its rate.
             QueueFullError: Too many jobs wait, or Redis's memory is nearly full.
             RedisUnavailableError: Redis is away.
         """
+        if request.router is not None and idempotency is not None:
+            # A repeat must not ask the router again.
+            earlier = await self._jobs.replay(key_id, idempotency)
+            if earlier is not None:
+                return _replayed(earlier)
         has_worked = False
         try:
             if request.is_rated:
-                self._check_wait(key_id)
-            self._check_memory()
-            model, card = await self._checked(request)
-            has_worked = request.is_rated
-            specs = await self._specs(request, model, card, key_id, request_id)
+                self._waits.check(key_id)
+            self._check(request)
+            has_worked = request.router is not None
+            target = await self._target(request, key_id, request_id)
+            has_worked = True
+            specs = await self._specs(request, target, key_id, request_id)
         except RequestError as error:
-            is_counted = has_worked and isinstance(error, InvalidRequestError)
+            is_counted = has_worked and request.is_rated and isinstance(error, InvalidRequestError)
             # What has changed since a request was accepted is no reason to refuse its repeat.
             earlier = await self._earlier(key_id, idempotency, is_counted=is_counted)
             if earlier is None:
@@ -140,7 +169,7 @@ class Submitter:
             return _replayed(answer)
         jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer)
+        return Accepted(group_id, jobs, answer, target.model)
 
     async def _submitted(
         self,
@@ -153,7 +182,7 @@ class Submitter:
         try:
             return await self._jobs.submit(*specs, idempotency=idempotency, is_rated=is_rated)
         except RateLimitError as error:
-            self._note_wait(key_id, error)
+            self._waits.note(key_id, error)
             raise
         except RedisUnavailableError as error:
             # Redis may have run the script, and only the reply is missing.
@@ -171,22 +200,12 @@ class Submitter:
         try:
             return await self._jobs.replay(key_id, idempotency, is_rated=is_counted)
         except RateLimitError as error:
-            self._note_wait(key_id, error)
+            self._waits.note(key_id, error)
             raise
         except RedisUnavailableError:
             if idempotency is not None:
                 raise
             return None  # nothing can be counted, and the request is as wrong as before
-
-    def _check_wait(self, key_id: str) -> None:
-        """Refuse a key that was over its rate just now before anything is worked out for it."""
-        wait_s = self._waits.get(key_id, 0.0) - time.monotonic()
-        if wait_s > 0:
-            raise RateLimitError(RATE_EXCEEDED, retry_after_s=wait_s)
-
-    def _note_wait(self, key_id: str, error: RateLimitError) -> None:
-        # Redis never lets the key in earlier: others of its requests only make it wait longer.
-        self._waits[key_id] = time.monotonic() + (error.retry_after_s or 0.0)
 
     async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
         """What an earlier submission with this idempotency key became; None: there was none.
@@ -199,30 +218,39 @@ class Submitter:
         earlier = await self._jobs.replay(key_id, idempotency)
         return None if earlier is None else _replayed(earlier)
 
-    async def _checked(self, request: JobRequest) -> tuple[str, ModelCard | None]:
-        """The model and its card, after all checks that take no work to speak of."""
-        model = self._model(request)
+    def _check(self, request: JobRequest) -> None:
+        """What takes no work to check."""
+        self._check_memory()
         self._check_time(request.sampling)
         if request.inputs is None:
             _check(request)
+
+    async def _target(self, request: JobRequest, key_id: str, request_id: str) -> _Target:
+        scoring, routing = None, None
+        if request.scoring is not None:
+            model, scoring = await self._scored_by(request.scoring)
+        elif request.router is not None:
+            routing = await self._router.pick(request, request.router, key_id, request_id)
+            model = routing.model
+        else:
+            model = self._model(request)
         card = await self._poller.card(model)
         if card is not None:
             _check_dimensions(card, request.dimensions)
             _check_token_ids(card, request.sampling)
-        return model, card
+        return _Target(model, card, scoring, routing)
 
     async def _specs(
         self,
         request: JobRequest,
-        model: str,
-        card: ModelCard | None,
+        target: _Target,
         key_id: str,
         request_id: str,
     ) -> list[JobSpec]:
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
-            model=model,
+            model=target.model,
             job_class=request.job_class,
             sampling=request.sampling,
             stream_token="",
@@ -230,10 +258,21 @@ class Submitter:
             user_id=request.user_id,
             metadata=request.metadata,
             reply=request.reply,
+            scoring=target.scoring,
+            routing=target.routing,
         )
+        if target.scoring is not None:
+            # As texts: the worker knows where to cut them.
+            return [replace(spec, inputs=request.inputs, stream_token=_stream_token())]
         if request.inputs is not None:
-            return [await self._embedding_spec(spec, card, request.inputs)]
-        return await self._generating_specs(spec, card, request)
+            return [await self._embedding_spec(spec, target.card, request.inputs)]
+        return await self._generating_specs(spec, target.card, request)
+
+    async def _scored_by(self, task: ScoringTask) -> tuple[str, ScoringTask]:
+        """The model whose workers score, and the task as they need it."""
+        card, model = await self._scorers.find(task.scorer)
+        check_candidates(card.name, card.models, task.models)
+        return model, replace(task, context_length=card.context_length)
 
     async def _embedding_spec(
         self, spec: JobSpec, card: ModelCard | None, inputs: tuple[Input, ...]
@@ -284,7 +323,14 @@ class Submitter:
         return ids, sampling.with_max_tokens(most)
 
     def _model(self, request: JobRequest) -> str:
-        entry = self._catalog.resolve(request.model)
+        try:
+            entry = self._catalog.resolve(request.model)
+        except ModelNotFoundError:
+            if request.model != AUTO:
+                raise
+            raise InvalidRequestError(
+                "model auto goes with a router that picks the model; got none.", param="router"
+            ) from None
         if request.inputs is None and entry.kind != "generate":
             raise InvalidRequestError(
                 f"Model '{entry.model}' makes embeddings; it cannot generate", param="model"

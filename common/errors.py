@@ -10,6 +10,7 @@
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |   `-- ScorerNotFoundError 404 scorer_not_found
     |   |   |-- BatchNotFoundError     404  batch_not_found
     |   |   |-- StoredFileNotFoundError 404  file_not_found
     |   |   `-- ResponseNotFoundError  404  response_not_found
@@ -28,6 +29,7 @@
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
     |   |-- NoWorkerError              503  no_worker
+    |   |-- ScorerUnavailableError     503  scorer_unavailable
     |   |-- ShuttingDownError          503  shutting_down
     |   |-- RestartedError             503  restarted
     |   `-- EngineTimeoutError         504  engine_timeout
@@ -35,6 +37,7 @@
         |-- ModelLoadError             model_load_error
         |-- EngineError                engine_error
         |-- DeadlineExceededError      deadline_exceeded
+        |-- ScorerError                scorer_error
         `-- WorkerLostError            worker_lost
 
 A message is safe to show: it names what was expected and what came, and never a path, an
@@ -125,6 +128,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is configured."""
 
     code = "model_not_found"
+
+
+class ScorerNotFoundError(ModelNotFoundError):
+    """No such scorer is saved."""
+
+    code = "scorer_not_found"
 
 
 class BatchNotFoundError(NotFoundError):
@@ -246,6 +255,13 @@ class NoWorkerError(RequestError):
     code = "no_worker"
 
 
+class ScorerUnavailableError(RequestError):
+    """No worker can use the scorer: its files are wrong, or its encoder is not served."""
+
+    status = 503
+    code = "scorer_unavailable"
+
+
 class ShuttingDownError(RequestError):
     """This gateway stops; another one, or its next start, takes the request."""
 
@@ -298,6 +314,12 @@ class DeadlineExceededError(JobError):
     """The job ran for longer than its time limit."""
 
     code = "deadline_exceeded"
+
+
+class ScorerError(JobError):
+    """A saved scorer cannot be used: its files are wrong, or made for another encoder."""
+
+    code = "scorer_error"
 
 
 class WorkerLostError(JobError):

@@ -20,6 +20,7 @@ from common.connection import AsyncRedis, SyncRedis, translated_errors
 from common.known_fields import of_known
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES, JobClass, JobStatus
+from common.scorers import ScorerCard
 from common.tallies import Tally, read_tally
 from common.vitals import Vitals
 
@@ -50,6 +51,7 @@ class WorkerInfo:
         running: Jobs that it runs now.
         gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
         vitals: How it, its machine and its engines are; None from a worker that does not tell.
+        scorers: Those that it has, by name: in one line why one cannot be used, None where it can.
     """
 
     worker_id: str
@@ -62,6 +64,7 @@ class WorkerInfo:
     models: dict[str, ServedModel] = field(default_factory=dict)
     gpu_memory: dict[str, int] | None = None
     vitals: Vitals | None = None
+    scorers: dict[str, str | None] = field(default_factory=dict)
 
     def pack(self) -> str:
         """JSON."""
@@ -149,6 +152,18 @@ class FleetWriter:
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
 
+    def publish_scorers(self, cards: Sequence[ScorerCard]) -> None:
+        """Make scorers known to the gateways, for a day.
+
+        Raises:
+            RedisUnavailableError: Redis is away; repeat the call.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for card in cards:
+                pipe.set(keys.scorer(card.name), card.pack(), ex=keys.SCORER_TTL_S)
+            pipe.execute()
+
     def waiting(self, models: Sequence[str]) -> dict[str, dict[JobClass, int]]:
         """The jobs in line of each model and class, in one round trip.
 
@@ -229,6 +244,12 @@ class FleetReader:
             packed = await self._client.mget([keys.card(model) for model in models])
         found = zip(models, packed, strict=True)
         return {model: ModelCard.unpack(str(p)) for model, p in found if p is not None}
+
+    async def scorer(self, name: str) -> ScorerCard | None:
+        """The card of a scorer, or None where no worker has had it for a day."""
+        with translated_errors():
+            packed = await cast(Any, self._client.get(keys.scorer(name)))
+        return None if packed is None else ScorerCard.unpack(packed)
 
     async def tokenizer(self, sha256: str) -> str:
         """The tokenizer file of a card, as JSON.

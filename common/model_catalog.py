@@ -25,6 +25,7 @@ class CatalogEntry:
         title: Its name for people.
         format: As the operator states it; None: as the loaded model's card does.
         max_batch_size: Jobs of it that one worker runs at once.
+        cost: What an answer of it costs, in any unit; routers weigh it against scores.
         kv_cache_gib: GiB of its jobs' keys and values on one worker, where it has its own.
     """
 
@@ -39,6 +40,7 @@ class CatalogEntry:
     kind: ModelKind = "generate"
     max_batch_size: int = 8
     kv_cache_gib: float | None = None
+    cost: float = 0.0
 
 
 class ModelCatalog:
@@ -119,4 +121,5 @@ def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
         kind=entry.kind,
         max_batch_size=entry.max_batch_size or settings.max_batch_size,
         kv_cache_gib=entry.kv_cache_gib,
+        cost=entry.cost,
     )

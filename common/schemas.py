@@ -6,6 +6,8 @@ Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt | inputs, stream_token request_id
              user_id metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
              n (where it is to have several choices), reply (a route's own, never read here)
+             scoring (of a scoring job, whose inputs are prompts), routing (where a router has
+             picked the model)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
@@ -17,8 +19,9 @@ Fields of a job record, in the order in which they appear in a job's life:
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
     end      ended_ms result finish (the first choice's reason) timings error_type error_message
-             prompt_tokens prompt_logprobs (where asked for) embeddings (of an embedding job); nonce
-             and cancel go
+             error_param prompt_tokens prompt_logprobs (where asked for) embeddings (of an
+             embedding job; of a scoring job a vector for each prompt, the scores of the models
+             that it names); nonce and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -32,6 +35,7 @@ from typing import Any, Literal, Self
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
 from common.known_fields import of_known
 from common.sampling import SamplingSpec
+from common.scorers import Routing, ScoringTask
 from common.token_logprobs import TokenLogprobs
 
 Message = dict[str, Any]
@@ -108,6 +112,8 @@ class JobSpec:
         reply: What the route keeps for its answers, packed by itself.
         inputs: What an embedding job embeds, in place of a prompt: token ids, or texts where no
             worker has announced the model yet. None: the job generates.
+        scoring: What a scorer does with the inputs' embeddings; the inputs are prompts, as texts.
+        routing: Why it is this model, where a router has picked it; never read here.
     """
 
     job_id: str
@@ -123,6 +129,8 @@ class JobSpec:
     metadata: dict[str, str] | None = None
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
+    scoring: ScoringTask | None = None
+    routing: Routing | None = None
 
     def to_fields(self) -> dict[str, str]:
         """The record's fields, without those that the submit script adds."""
@@ -145,6 +153,10 @@ class JobSpec:
             record["inputs"] = pack_inputs(self.inputs)
             if (num_tokens := count_tokens(self.inputs)) is not None:
                 record["prompt_tokens"] = str(num_tokens)
+        if self.scoring is not None:
+            record["scoring"] = self.scoring.pack()
+        if self.routing is not None:
+            record["routing"] = self.routing.pack()
         metadata = None if self.metadata is None else dump(self.metadata)
         texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
         return record | {name: text for name, text in texts.items() if text is not None}
@@ -251,7 +263,7 @@ class JobRecord:
     Attributes:
         completion_tokens: Committed, of all choices together.
         prompt_logprobs, embeddings, error_param: As in `Outcome`; none before the end.
-        inputs: As in `JobSpec`.
+        inputs, scoring, routing: As in `JobSpec`.
     """
 
     job_id: str
@@ -285,6 +297,8 @@ class JobRecord:
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
     error_param: str | None = None
+    scoring: ScoringTask | None = None
+    routing: Routing | None = None
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -321,6 +335,8 @@ class JobRecord:
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
             error_param=record.get("error_param"),
+            scoring=ScoringTask.unpack(record["scoring"]) if "scoring" in record else None,
+            routing=Routing.unpack(record["routing"]) if "routing" in record else None,
         )
 
 

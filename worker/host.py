@@ -13,7 +13,7 @@ from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import FleetWriter
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
-from worker.backends.base import Backend, BackendJob
+from worker.backends.base import LOADING, Backend, BackendJob
 from worker.held_choice import HeldChoice
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.publisher import Publisher
@@ -52,7 +52,8 @@ class EngineHost:
             ModelLoadError: It cannot be loaded; the message says why in one line.
         """
         try:
-            card, tokenizer_json = self.backend.load(log.info)
+            with LOADING:
+                card, tokenizer_json = self.backend.load(log.info)
             encoder = _encoder_of(card, tokenizer_json)
         except ModelLoadError:
             self.backend.close()
@@ -123,6 +124,7 @@ def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
         used_s=record.used_ms / 1000,
         choice=choice.index,
         inputs=job.inputs,
+        scoring=record.scoring,
     )
 
 

@@ -29,6 +29,7 @@ from common.log import log_context
 from common.prompt import PromptEncoder, fit
 from common.request_log import OnEnd, outcome_of
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt
+from common.scorers import ScoringTask, prompt_ids
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
 from worker.registry import ModelRegistry
@@ -219,6 +220,8 @@ class JobRunner:
             InvalidRequestError: The prompt or an input, which no gateway could check, cannot be
                 run; or the model has been made one of another kind since.
         """
+        if record.scoring is not None:
+            return _Work((), 0, _prompts_to_score(record, record.scoring, encoder))
         if (record.inputs is None) != (encoder.card.kind == "generate"):
             raise InvalidRequestError(
                 f"Model '{record.model}' is of kind {encoder.card.kind} now: it cannot run this.",
@@ -257,6 +260,14 @@ class JobRunner:
             except RedisUnavailableError:
                 if self._draining.wait(REDIS_RETRY_S):
                     raise Draining from None
+
+
+def _prompts_to_score(
+    record: JobRecord, task: ScoringTask, encoder: PromptEncoder
+) -> tuple[tuple[int, ...], ...]:
+    length = encoder.card.context_length
+    prompts = [str(prompt) for prompt in record.inputs or ()]
+    return prompt_ids(encoder.tokenizer, prompts, min(length, task.context_length or length))
 
 
 def _encoder_of(host: EngineHost) -> PromptEncoder:

@@ -78,6 +78,9 @@ async def read_line(line: InputLine, endpoint: str, calls: CallMaker) -> LineReq
     """
     read = _read(line)
     call = await calls.of(_body_of(read, endpoint))
+    if call.job.router is not None:
+        # A router is waited for, and a batch's submissions wait for nothing.
+        raise InvalidRequestError("router is not taken in batches: name the model.", param="router")
     # What is waited for goes first, and a batch counted when it was created.
     call.job = replace(call.job, job_class="low", is_rated=False)
     return LineRequest(read.custom_id, call)

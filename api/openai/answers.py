@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.answers import RoutingAnswer
+
 Documented = dict[int | str, dict[str, Any]]
 
 
@@ -126,6 +128,9 @@ class _Head(_Answer):
     system_fingerprint: str | None = Field(examples=["fp_44709d6fcb"])
     usage: Usage
     performance: Performance
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
 
 
 class Chat(_Head):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from api.job_views import routing_of
 from api.openai.answer import Head
 from api.openai.called_tools import CalledTools
 from api.openai.deltas import ChoiceDelta
@@ -51,6 +52,7 @@ class ChatAnswer:
             **self._head.body(WHOLE, choices),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }
 
     def opening(self) -> list[dict[str, Any]]:
@@ -83,6 +85,7 @@ class ChatAnswer:
             **self._head.body(CHUNK, []),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }
 
     def _choice(self, index: int, result: ChoiceResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.job_views import routing_of
 from api.openai.answer import Head
 from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import CompletionLogprobs, joined
@@ -146,4 +147,5 @@ class CompletionAnswer:
             **self._head.body(KIND, choices),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }

@@ -14,6 +14,8 @@ from common.errors import (
     InvalidRequestError,
     ModelLoadError,
     RequestError,
+    ScorerError,
+    ScorerNotFoundError,
     TaskCancelledError,
     TaskFailedError,
 )
@@ -24,6 +26,8 @@ _ERRORS: dict[str, type[RequestError]] = {
     ContextLengthError.__name__: ContextLengthError,
     ModelLoadError.__name__: EngineUnavailableError,
     DeadlineExceededError.__name__: EngineTimeoutError,
+    ScorerError.__name__: EngineUnavailableError,
+    ScorerNotFoundError.__name__: ScorerNotFoundError,
 }
 """By the `error_type` of the record; a job that was accepted before its model was known may turn
 out to be a bad request only at the worker."""

@@ -18,6 +18,7 @@ from api.schemas import (
     MAX_STOP_IDS,
     LogitBias,
     NameText,
+    RouterFields,
     StopTexts,
     Strategy,
     TokenId,
@@ -104,7 +105,7 @@ class CallBody(BaseModel):
         return False
 
 
-class OpenAIRequest(CallBody):
+class OpenAIRequest(CallBody, RouterFields):
     """The fields of both generating endpoints."""
 
     max_tokens: int | None = Field(
@@ -176,6 +177,7 @@ class OpenAIRequest(CallBody):
     def _check_together(self) -> OpenAIRequest:
         if self.stream_options is not None and not self.stream:
             raise FieldError("stream_options", "goes with stream: true")
+        self.check_router(self.model)
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.job_request import JobRequest, by_strategy
+from api.job_request import JobRequest, by_strategy, router_of
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.fields import OpenAIRequest
@@ -88,6 +88,7 @@ def _request(
         user_id=body.user,
         metadata=body.metadata,
         params=params,
+        router=router_of(body),
     )
 
 

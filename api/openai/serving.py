@@ -57,7 +57,7 @@ class Serving:
         self._call = call
         self._answer_id = call.id_prefix + accepted.group_id
         self._job_ids = [job.job_id for job in accepted.jobs]
-        self._model = _model_of(gateway, call)
+        self._model = accepted.model or _model_of(gateway, call)
         self._visit = gateway.attendance.of(self._job_ids, key_id, is_keyed=is_keyed)
         self._has_begun = False
 

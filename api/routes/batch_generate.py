@@ -32,7 +32,7 @@ from api.submitting import headers_of, submitted, task_links
 from api.token_stream import TokenStream
 
 MESSAGE = "Your requests are being processed. Use each task_id to check status."
-_ERRORS = errors(400, 401, 404, 410, 413, 422, 429, 503, 504)
+_ERRORS = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 _PREFER = {
     "name": "Prefer",
     "in": "header",

@@ -55,7 +55,7 @@ router = APIRouter(tags=["Generate"], route_class=JsonRoute)
             "description": "With `Prefer: wait`: the result.",
         },
         202: {"description": "Accepted; ask again later.", "headers": _WHERE},
-        **errors(400, 401, 404, 410, 413, 422, 429, 503),
+        **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
     },
     openapi_extra={"parameters": [_PREFER]},
 )
@@ -84,7 +84,7 @@ async def generate(
         result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:
             return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
-    return _accepted(request, accepted, headers)
+    return accepted_answer(request, accepted, headers)
 
 
 async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
@@ -98,9 +98,10 @@ async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[s
     return None if record is None or not record.status.is_final else result_view(record)
 
 
-def _accepted(
+def accepted_answer(
     request: Request, accepted: Accepted, more_headers: Mapping[str, str]
 ) -> JSONResponse:
+    """The 202 of one task."""
     [job] = accepted.jobs
     links = task_links(request, job)
     body = {

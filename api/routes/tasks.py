@@ -12,6 +12,7 @@ from api.answers import (
     EmbeddedAnswer,
     FailedAnswer,
     GeneratedAnswer,
+    ScoredAnswer,
     StatusAnswer,
     UnfinishedAnswer,
     errors,
@@ -60,7 +61,7 @@ async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 @router.get(
     "/result/{task_id}",
     operation_id="get_task_result",
-    response_model=GeneratedAnswer | EmbeddedAnswer | FailedAnswer,
+    response_model=GeneratedAnswer | EmbeddedAnswer | ScoredAnswer | FailedAnswer,
     summary="What a task has generated",
     responses={
         202: {"model": UnfinishedAnswer, "description": "Not there yet; see `Retry-After`."},
@@ -72,7 +73,7 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
     A task that ran out of time also has `state: expired` and what it had generated. A cancelled
     one has `status: cancelled` and what it had generated. A task of `POST /v1/embeddings` has its
-    vectors instead.
+    vectors instead, one of `POST /infer` its scores.
     """
     record = await gateway.jobs.get(task_id, key_id)
     if not record.status.is_final:

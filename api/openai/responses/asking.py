@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from api.gateway import Gateway
-from api.job_request import JobRequest
+from api.job_request import JobRequest, router_of
 from api.openai.job_requests import sampling_of
 from api.openai.responses.conversation import (
     EARLIER,
@@ -89,6 +89,7 @@ def _job(
         metadata=body.metadata,
         params=PARAMS if calling is None else PARAMS | {"response_format": "tools"},
         reply=reply,
+        router=router_of(body),
     )
 
 

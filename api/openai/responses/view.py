@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.gateway import Gateway
+from api.job_views import routing_of
 from api.openai.errors import error_type
 from api.openai.failures import failure_of
 from api.openai.logprobs import chat_logprobs
@@ -96,6 +97,7 @@ def bare_body(record: JobRecord, reply: Reply, status: str) -> dict[str, Any]:
         "max_tool_calls": None,
         "metadata": record.metadata or {},
         "model": record.model,
+        **routing_of(record),
         "output": [],
         "parallel_tool_calls": reply.parallel_tool_calls,
         "previous_response_id": reply.previous_response_id,

@@ -145,6 +145,12 @@ async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
         ({"stream": True}, 400, "invalid_request", "stream"),
         ({"max_tokens": 10**6}, 400, "context_length_exceeded", "max_tokens"),
         ({"model": "no-such-model"}, 404, "model_not_found", "model"),
+        (
+            {"model": "auto", "router": "dense_network/example"},
+            400,
+            "invalid_request",
+            "router",
+        ),
     ],
 )
 async def test_a_line_that_its_endpoint_would_refuse_has_the_response_that_it_would_have_had(
