@@ -91,7 +91,7 @@ class Gateway:
         poller = FleetPoller(fleet, [entry.model for entry in catalog.entries])
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
-        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
+        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet, settings.wait_limit_s)
         watcher, forgetting = Watcher(redis), Forgetting(redis)
         scorers = Scorers(poller, fleet, catalog)
         router = Router(catalog, jobs, poller, scorers, watcher, canceller, forgetting)

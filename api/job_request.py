@@ -5,6 +5,7 @@ Knows nothing about models, Redis or HTTP: a route fills it in from a body that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from api.schemas import (
     Strategy,
 )
 from common.embeddings import Input
+from common.errors import RequestError
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
 from common.scorers import ScoringTask, parse_reference
@@ -87,6 +89,20 @@ def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> Jo
     """What the body of `POST /batch/generate` asks for."""
     prompts = tuple(Prompt(text=prompt, raw=body.raw) for prompt in body.prompts)
     return _request(prompts, body, settings)
+
+
+def named(error: RequestError, params: Mapping[str, str]) -> RequestError:
+    """The error with the field at fault called as the route's clients call it.
+
+    Args:
+        error: In the names of `SamplingSpec` and `JobRequest`.
+        params: The route's own, of a `JobRequest`.
+    """
+    if error.param is None or error.param not in params:
+        return error
+    name = params[error.param]
+    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
+    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
 
 
 def _request(

@@ -115,7 +115,7 @@ class Router:
         if record is None:
             raise InternalError("The router's scores were dropped before they could be read.")
         await self._forgetting.forget(record)
-        if (failure := failure_of(record)) is not None:
+        if (failure := failure_of(record, {})) is not None:
             raise failure
         return record
 

@@ -75,7 +75,12 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-NameText = Annotated[str, StringConstraints(max_length=256), AfterValidator(_without_nul)]
+NameText = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    AfterValidator(_without_nul),
+    Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+]
 RoleText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
 StopTexts = Annotated[
@@ -105,7 +110,7 @@ LogitBias = Annotated[
         {
             "type": "object",
             "maxProperties": MAX_LOGIT_BIASES,
-            "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"},
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),
@@ -191,7 +196,7 @@ class GenerationOptions(ModelChoice):
     logit_bias: LogitBias | None = Field(
         default=None,
         description="What is added to the logits of tokens, by their ids: -100 to 100.",
-        examples=[{"50256": -100}],
+        examples=[{"11": -100}],
     )
     logprobs: int | None = Field(
         default=None,
@@ -284,7 +289,7 @@ class _OnePrompt(BaseModel):
 
 
 class _ManyPrompts(BaseModel):
-    prompts: list[Text] = Field(
+    prompts: list[Annotated[Text, Field(json_schema_extra={"minLength": 1})]] = Field(
         min_length=1,
         max_length=MAX_PROMPTS,
         fail_fast=True,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
-from api.job_request import AUTO, JobRequest
+from api.job_request import AUTO, JobRequest, named
+from api.key_waits import KeyWaits
 from api.routing import Router
 from api.schemas import MAX_GENERATIONS, MAX_PROMPTS, MAX_SEED
 from api.scorers import Scorers
@@ -20,6 +20,7 @@ from common.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     QueueFullError,
+    RateLimitError,
     RedisUnavailableError,
     RequestError,
 )
@@ -29,10 +30,9 @@ from common.model_catalog import ModelCatalog
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
-from common.scorers import ScoringTask, check_candidates
+from common.scorers import Routing, ScoringTask, check_candidates
 from common.settings import Settings
 
-"""Jobs of a group: they are written by one script, which holds Redis up for as long as it runs."""
 MEMORY_SHARE = 0.8
 """Of the memory that Redis may use; above it nothing new is taken, so that what runs can finish."""
 MEMORY_RETRY_S = 5.0
@@ -80,6 +80,20 @@ class Accepted:
         return self.answer.replayed is not None
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The model that a request is for, and what it was picked by.
+
+    Attributes:
+        card: None where no worker has announced it.
+    """
+
+    model: str
+    card: ModelCard | None
+    scoring: ScoringTask | None
+    routing: Routing | None
+
+
 class Submitter:
     """Turns requests into jobs."""
 
@@ -100,6 +114,7 @@ class Submitter:
         self._poller = poller
         self._tokenizers = tokenizers
         self._grammars = grammars
+        self._waits = KeyWaits()
         self._scorers = scorers
         self._router = router
 
@@ -113,7 +128,8 @@ class Submitter:
         """Check a request against its model, encode its prompts, and put the jobs in line.
 
         Where the idempotency key is that of an earlier submission, there are no new jobs: the
-        answer is that one's.
+        answer is that one's. A request that is refused after its prompts or its grammar were
+        tried counts toward the key's rate; one that is over it is refused before.
 
         Raises:
             IdempotencyMismatchError: The idempotency key came with another request.
@@ -132,32 +148,64 @@ class Submitter:
             earlier = await self._jobs.replay(key_id, idempotency)
             if earlier is not None:
                 return _replayed(earlier)
+        has_worked = False
         try:
-            self._check_memory()
-            specs = await self._specs(request, key_id, request_id)
+            if request.is_rated:
+                self._waits.check(key_id)
+            self._check(request)
+            has_worked = request.router is not None
+            target = await self._target(request, key_id, request_id)
+            has_worked = True
+            specs = await self._specs(request, target, key_id, request_id)
         except RequestError as error:
+            is_counted = has_worked and request.is_rated and isinstance(error, InvalidRequestError)
             # What has changed since a request was accepted is no reason to refuse its repeat.
-            earlier = None
-            if idempotency is not None:
-                earlier = await self._jobs.replay(key_id, idempotency)
+            earlier = await self._earlier(key_id, idempotency, is_counted=is_counted)
             if earlier is None:
-                raise _named(error, request.params) from None
+                raise named(error, request.params) from None
             return _replayed(earlier)
+        answer = await self._submitted(specs, key_id, idempotency, is_rated=request.is_rated)
+        if answer.replayed is not None:
+            return _replayed(answer)
+        jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
+        group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
+        return Accepted(group_id, jobs, answer, target.model)
+
+    async def _submitted(
+        self,
+        specs: Sequence[JobSpec],
+        key_id: str,
+        idempotency: Idempotency | None,
+        *,
+        is_rated: bool,
+    ) -> Submitted:
         try:
-            answer = await self._jobs.submit(
-                *specs, idempotency=idempotency, is_rated=request.is_rated
-            )
+            return await self._jobs.submit(*specs, idempotency=idempotency, is_rated=is_rated)
+        except RateLimitError as error:
+            self._waits.note(key_id, error)
+            raise
         except RedisUnavailableError as error:
             # Redis may have run the script, and only the reply is missing.
             raise RedisUnavailableError(
                 _PERHAPS_ACCEPTED if idempotency is None else _PERHAPS_ACCEPTED_WITH_KEY,
                 retry_after_s=error.retry_after_s,
             ) from error
-        if answer.replayed is not None:
-            return _replayed(answer)
-        jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
-        group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer, specs[0].model)
+
+    async def _earlier(
+        self, key_id: str, idempotency: Idempotency | None, *, is_counted: bool
+    ) -> Submitted | None:
+        """What a refused request repeats; where it repeats nothing, count it if that is due."""
+        if idempotency is None and not is_counted:
+            return None
+        try:
+            return await self._jobs.replay(key_id, idempotency, is_rated=is_counted)
+        except RateLimitError as error:
+            self._waits.note(key_id, error)
+            raise
+        except RedisUnavailableError:
+            if idempotency is not None:
+                raise
+            return None  # nothing can be counted, and the request is as wrong as before
 
     async def replayed(self, key_id: str, idempotency: Idempotency) -> Accepted | None:
         """What an earlier submission with this idempotency key became; None: there was none.
@@ -170,8 +218,14 @@ class Submitter:
         earlier = await self._jobs.replay(key_id, idempotency)
         return None if earlier is None else _replayed(earlier)
 
-    async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
+    def _check(self, request: JobRequest) -> None:
+        """What takes no work to check."""
+        self._check_memory()
         self._check_time(request.sampling)
+        if request.inputs is None:
+            _check(request)
+
+    async def _target(self, request: JobRequest, key_id: str, request_id: str) -> _Target:
         scoring, routing = None, None
         if request.scoring is not None:
             model, scoring = await self._scored_by(request.scoring)
@@ -181,10 +235,22 @@ class Submitter:
         else:
             model = self._model(request)
         card = await self._poller.card(model)
+        if card is not None:
+            _check_dimensions(card, request.dimensions)
+            _check_token_ids(card, request.sampling)
+        return _Target(model, card, scoring, routing)
+
+    async def _specs(
+        self,
+        request: JobRequest,
+        target: _Target,
+        key_id: str,
+        request_id: str,
+    ) -> list[JobSpec]:
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
-            model=model,
+            model=target.model,
             job_class=request.job_class,
             sampling=request.sampling,
             stream_token="",
@@ -192,16 +258,15 @@ class Submitter:
             user_id=request.user_id,
             metadata=request.metadata,
             reply=request.reply,
-            scoring=scoring,
-            routing=routing,
+            scoring=target.scoring,
+            routing=target.routing,
         )
-        if scoring is not None:
+        if target.scoring is not None:
             # As texts: the worker knows where to cut them.
             return [replace(spec, inputs=request.inputs, stream_token=_stream_token())]
         if request.inputs is not None:
-            _check_dimensions(card, request.dimensions)
-            return [await self._embedding_spec(spec, card, request.inputs)]
-        return await self._generating_specs(spec, card, request)
+            return [await self._embedding_spec(spec, target.card, request.inputs)]
+        return await self._generating_specs(spec, target.card, request)
 
     async def _scored_by(self, task: ScoringTask) -> tuple[str, ScoringTask]:
         """The model whose workers score, and the task as they need it."""
@@ -221,11 +286,8 @@ class Submitter:
     async def _generating_specs(
         self, spec: JobSpec, card: ModelCard | None, request: JobRequest
     ) -> list[JobSpec]:
-        _check(request)
         if request.sampling.grammar is not None:
             await self._grammars.check(request.sampling.grammar, spec.key_id)
-        if card is not None:
-            _check_token_ids(card, request.sampling)
         job_ids = member_ids(spec.job_id, len(request.prompts))
         specs = []
         for index, (job_id, prompt) in enumerate(zip(job_ids, request.prompts, strict=True)):
@@ -329,8 +391,8 @@ def _check(request: JobRequest) -> None:
         )
 
 
-def _check_dimensions(card: ModelCard | None, dimensions: int | None) -> None:
-    if card is None or dimensions in (None, card.embedding_size):
+def _check_dimensions(card: ModelCard, dimensions: int | None) -> None:
+    if dimensions in (None, card.embedding_size):
         return
     raise InvalidRequestError(
         f"dimensions must be {card.embedding_size}, the size of the embeddings of '{card.model}', "
@@ -361,15 +423,6 @@ def _of_prompt(error: InvalidRequestError, index: int, count: int) -> InvalidReq
         return error
     message = f"Prompt {index + 1} of {count}: {error.message}"
     return type(error)(message, param=error.param)
-
-
-def _named(error: RequestError, params: Mapping[str, str]) -> RequestError:
-    """The error with the field at fault called as the route's clients call it."""
-    if error.param is None or error.param not in params:
-        return error
-    name = params[error.param]
-    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
-    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
 
 
 def _replayed(answer: Submitted) -> Accepted:

@@ -24,6 +24,7 @@
     |   |-- TaskFailedError            500  task_failed
     |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- QueueFullError             503  queue_full
+    |   |-- GatewayBusyError           503  gateway_busy
     |   |-- FileStoreError             503  file_store_unavailable
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
@@ -217,6 +218,13 @@ class QueueFullError(RequestError):
 
     status = 503
     code = "queue_full"
+
+
+class GatewayBusyError(RequestError):
+    """This gateway has too many long prompts of the model to prepare."""
+
+    status = 503
+    code = "gateway_busy"
 
 
 class FileStoreError(RequestError):

@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError
 
 from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
+from common.known_fields import of_known
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES, JobClass, JobStatus
 from common.scorers import ScorerCard
@@ -71,12 +72,13 @@ class WorkerInfo:
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
+        """The inverse of `pack`; fields of a later version's are passed over."""
         values = json.loads(packed)
-        values["models"] = {name: ServedModel(**m) for name, m in values["models"].items()}
+        models = values.get("models", {}).items()
+        values["models"] = {name: of_known(ServedModel, served) for name, served in models}
         vitals = values.get("vitals")
         values["vitals"] = None if vitals is None else Vitals.unpack(vitals)
-        return cls(**values)
+        return of_known(cls, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,8 @@ class FleetWriter:
                 pipe.set(keys.scorer(card.name), card.pack(), ex=keys.SCORER_TTL_S)
             pipe.execute()
 
-    def num_waiting(self, models: Sequence[str]) -> dict[str, int]:
-        """The jobs in line of each model, in one round trip.
+    def waiting(self, models: Sequence[str]) -> dict[str, dict[JobClass, int]]:
+        """The jobs in line of each model and class, in one round trip.
 
         Raises:
             RedisUnavailableError: Redis is away.
@@ -174,7 +176,7 @@ class FleetWriter:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
             counts = iter(pipe.execute())
-        return {model: sum(int(next(counts)) for _ in JOB_CLASSES) for model in models}
+        return {model: {c: int(next(counts)) for c in JOB_CLASSES} for model in models}
 
 
 class FleetReader:

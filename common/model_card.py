@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
+from common.known_fields import of_known
+
 ModelKind = Literal["generate", "embed"]
 
 
@@ -59,5 +61,5 @@ class ModelCard:
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
-        return cls(**json.loads(packed))
+        """The inverse of `pack`; fields of a later version's are passed over."""
+        return of_known(cls, json.loads(packed))

@@ -13,14 +13,15 @@ Fields of a job record, in the order in which they appear in a job's life:
              committed: of the model that generates)
     append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
              that goes and crashes=0
-    cancel   cancel=1 while it runs
+    cancel   cancel=when it was first asked for, while it runs
     requeue  requeued_ms; nonce goes
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void
-    end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for) embeddings (of an embedding job; of a scoring job a vector for
-             each prompt, the scores of the models that it names); nonce goes
+    end      ended_ms result finish (the first choice's reason) timings error_type error_message
+             error_param prompt_tokens prompt_logprobs (where asked for) embeddings (of an
+             embedding job; of a scoring job a vector for each prompt, the scores of the models
+             that it names); nonce and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -32,6 +33,7 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
+from common.known_fields import of_known
 from common.sampling import SamplingSpec
 from common.scorers import Routing, ScoringTask
 from common.token_logprobs import TokenLogprobs
@@ -214,6 +216,7 @@ class Outcome:
         prompt_logprobs: One for each token of the prompt, None for the first, where they were asked
             for, else none.
         embeddings: Of an embedding job that is completed.
+        error_param: The field of the request at fault, as errors call it before a route renames it.
     """
 
     status: JobStatus
@@ -225,6 +228,7 @@ class Outcome:
     error_message: str | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     embeddings: Embeddings | None = None
+    error_param: str | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -238,6 +242,7 @@ class Outcome:
         }
         if self.choices:
             record["result"] = dump([choice.pack() for choice in self.choices])
+            record["finish"] = self.choices[0].finish_reason
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
             record["prompt_logprobs"] = dump(listed)
@@ -246,6 +251,8 @@ class Outcome:
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
+        if self.error_param is not None:
+            record["error_param"] = self.error_param
         return record
 
 
@@ -255,7 +262,7 @@ class JobRecord:
 
     Attributes:
         completion_tokens: Committed, of all choices together.
-        prompt_logprobs, embeddings: As in `Outcome`; none before the end.
+        prompt_logprobs, embeddings, error_param: As in `Outcome`; none before the end.
         inputs, scoring, routing: As in `JobSpec`.
     """
 
@@ -289,6 +296,7 @@ class JobRecord:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
+    error_param: str | None = None
     scoring: ScoringTask | None = None
     routing: Routing | None = None
 
@@ -318,7 +326,7 @@ class JobRecord:
             first_token_ms=_int(record.get("first_token_ms")),
             ended_ms=_int(record.get("ended_ms")),
             choices=_choices(record.get("result")),
-            timings=EngineTimings(**json.loads(record["timings"])) if "timings" in record else None,
+            timings=_timings(record.get("timings")),
             error_type=record.get("error_type"),
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
@@ -326,6 +334,7 @@ class JobRecord:
             reply=record.get("reply"),
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
+            error_param=record.get("error_param"),
             scoring=ScoringTask.unpack(record["scoring"]) if "scoring" in record else None,
             routing=Routing.unpack(record["routing"]) if "routing" in record else None,
         )
@@ -338,6 +347,10 @@ def dump(value: Any) -> str:
 
 def _int(value: str | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _timings(packed: str | None) -> EngineTimings | None:
+    return None if packed is None else of_known(EngineTimings, json.loads(packed))
 
 
 def _ids(packed: str | None) -> tuple[int, ...] | None:

@@ -94,17 +94,6 @@ class Worker:
         self._roster = ScorerRoster(
             ScorerFiles(settings.scorers_dir), entries, fleet, self._heartbeat.beat_soon
         )
-        self._loader = Loader(
-            self._models,
-            self._create_host,
-            fleet,
-            self._publisher,
-            self._heartbeat.beat_soon,
-            self._on_loaded,
-        )
-        self._reaper = Reaper(
-            Reaping(self._client, settings), self._claims, self._models.errors, on_end
-        )
         self._runner = JobRunner(
             self._models,
             self._held,
@@ -112,6 +101,19 @@ class Worker:
             events,
             on_end,
             default_max_tokens=settings.max_new_tokens,
+        )
+        self._loader = Loader(
+            self._models,
+            self._create_host,
+            fleet,
+            self._publisher,
+            self._heartbeat.beat_soon,
+            self._on_loaded,
+            self._held,
+            self._runner.give_way,
+        )
+        self._reaper = Reaper(
+            Reaping(self._client, settings), self._claims, self._models.errors, on_end
         )
 
     def run(self) -> int:

@@ -103,7 +103,7 @@ class ToolCall(_Answer):
     function: CalledFunction
 
 
-class ChatMessage(_Answer):
+class AssistantMessage(_Answer):
     """The model's message."""
 
     role: Literal["assistant"]
@@ -116,7 +116,7 @@ class ChatChoice(_Answer):
     """One of the answers."""
 
     index: int
-    message: ChatMessage
+    message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
 

@@ -110,7 +110,7 @@ class OpenAIRequest(CallBody, RouterFields):
 
     max_tokens: int | None = Field(
         default=None,
-        ge=0,
+        ge=1,
         le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
@@ -136,7 +136,7 @@ class OpenAIRequest(CallBody, RouterFields):
     logit_bias: LogitBias | None = Field(
         default=None,
         description="What is added to the logits of tokens, by their ids: -100 to 100.",
-        examples=[{"50256": -100}],
+        examples=[{"11": -100}],
     )
     stream: bool | None = Field(default=None, description="Send the answer while it is generated.")
     stream_options: StreamOptions | None = None

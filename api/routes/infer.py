@@ -91,7 +91,7 @@ async def _scores(
             limit_s=gateway.settings.wait_limit_s,
         )
         visit.is_over = True
-    if (failure := failure_of(record)) is not None:
+    if (failure := failure_of(record, {})) is not None:
         raise failure
     if record.scoring is None:
         raise InternalError("The job has ended without its scores.")

@@ -45,6 +45,7 @@ router = APIRouter(tags=["Tasks"])
 
 @router.get(
     "/status/{task_id}",
+    operation_id="get_task_status",
     response_model=StatusAnswer,
     summary="Where a task is",
     responses=_FAILURES,
@@ -59,6 +60,7 @@ async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
 @router.get(
     "/result/{task_id}",
+    operation_id="get_task_result",
     response_model=GeneratedAnswer | EmbeddedAnswer | ScoredAnswer | FailedAnswer,
     summary="What a task has generated",
     responses={
@@ -79,8 +81,12 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
     return JSONResponse(result_view(record))
 
 
-@router.delete("/tasks/{task_id}", summary="Cancel a task too", **_CANCELLING)
-@router.post("/tasks/{task_id}/cancel", summary="Cancel a task", **_CANCELLING)
+@router.delete(
+    "/tasks/{task_id}", operation_id="delete_task", summary="Cancel a task too", **_CANCELLING
+)
+@router.post(
+    "/tasks/{task_id}/cancel", operation_id="cancel_task", summary="Cancel a task", **_CANCELLING
+)
 async def cancel(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
     """A waiting task ends at once, a running one at its worker's next step.
 

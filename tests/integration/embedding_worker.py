@@ -71,13 +71,15 @@ class EmbeddingWorker:
             engine_stall_s=settings.engine_stall_s,
         )
         self._loaded = threading.Event()
+        self._runner = JobRunner(
+            *(self._models, self.held, self.claims, events, lambda *_: None), default_max_tokens=4
+        )
         self._loader = Loader(
             *(self._models, self._create_host, FleetWriter(self._client), self._publisher),
             self._heartbeat.beat_soon,
             lambda model: self._loaded.set(),
-        )
-        self._runner = JobRunner(
-            *(self._models, self.held, self.claims, events, lambda *_: None), default_max_tokens=4
+            self.held,
+            self._runner.give_way,
         )
         self._stop = threading.Event()
         self._tasks = [threading.Thread(target=self._work, daemon=True) for _ in range(NUM_TASKS)]

@@ -17,7 +17,7 @@ from api.openai.responses.conversation import (
     with_ids,
 )
 from api.openai.responses.lookup import find_response
-from api.openai.responses.reply import Reply
+from api.openai.responses.reply import PARAMS, Reply
 from api.openai.responses.request import ResponseRequest
 from api.openai.responses.tools import parse_flat_choice, parse_flat_tools
 from api.openai.responses.view import output_of, status_of
@@ -87,13 +87,7 @@ def _job(
         job_class=body.priority or "normal",
         user_id=body.user,
         metadata=body.metadata,
-        params={
-            "prompt": "input",
-            "messages": "input",
-            "max_tokens": "max_output_tokens",
-            "logprobs": "top_logprobs",
-            "response_format": "text.format" if calling is None else "tools",
-        },
+        params=PARAMS if calling is None else PARAMS | {"response_format": "tools"},
         reply=reply,
         router=router_of(body),
     )
