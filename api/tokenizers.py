@@ -135,6 +135,7 @@ class Tokenizers:
         async with self._building:
             encoder = self._encoders.get(card.model)
             if encoder is None or encoder.card != card:
+                assert card.tokenizer_sha256 is not None, "the caller asks `has_tokenizer` first"
                 tokenizer_json = await self._reader.tokenizer(card.tokenizer_sha256)
                 encoder = await asyncio.to_thread(PromptEncoder, card, tokenizer_json)
                 self._encoders[card.model] = encoder

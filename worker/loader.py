@@ -79,6 +79,8 @@ class Loader:
                 self._registry.views(self._num_waiting()), time.monotonic()
             )
             if step is None:
+                if self._registry.refresh(self._fleet):
+                    self._on_change()
                 self._stop.wait(PERIOD_S)
             else:
                 self._do(step)
