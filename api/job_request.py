@@ -38,6 +38,8 @@ class JobRequest:
         reply: What the route keeps with each job for its answers; None: nothing.
         inputs: What an embedding job embeds; None: the jobs generate.
         dimensions: The size that its vectors have to have; None: any.
+        has_default_top_k: `top_k` is not the client's: for a model that another server runs, whose
+            own default nobody knows, all tokens are kept.
     """
 
     prompts: tuple[Prompt, ...]
@@ -53,6 +55,7 @@ class JobRequest:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     dimensions: int | None = None
+    has_default_top_k: bool = False
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

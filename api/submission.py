@@ -22,7 +22,8 @@ from common.errors import (
 )
 from common.job_store import Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
-from common.model_catalog import ModelCatalog
+from common.model_catalog import CatalogEntry, ModelCatalog
+from common.parameters import check_parameters
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
@@ -155,9 +156,12 @@ class Submitter:
         return None if earlier is None else _replayed(earlier)
 
     async def _specs(self, request: JobRequest, key_id: str, request_id: str) -> list[JobSpec]:
-        model = self._model(request)
+        entry = self._entry(request)
+        model = entry.model
         self._check_time(request.sampling)
         card = await self._poller.card(model)
+        if entry.is_upstream and request.has_default_top_k:
+            request = replace(request, sampling=replace(request.sampling, top_k=0))
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
@@ -188,9 +192,11 @@ class Submitter:
         self, spec: JobSpec, card: ModelCard | None, request: JobRequest
     ) -> list[JobSpec]:
         _check(request)
+        if card is not None:
+            check_parameters(card.model, card.parameters, request.sampling, request.prompts)
         if request.sampling.grammar is not None:
             await self._grammars.check(request.sampling.grammar, spec.key_id)
-        if card is not None:
+        if card is not None and card.has_tokenizer:
             _check_token_ids(card, request.sampling)
         job_ids = member_ids(spec.job_id, len(request.prompts))
         specs = []
@@ -214,11 +220,11 @@ class Submitter:
     async def _prepared(
         self, card: ModelCard | None, prompt: Prompt, request: JobRequest
     ) -> tuple[tuple[int, ...] | None, SamplingSpec]:
-        """The prompt's ids, None where no worker has announced the model, and its sampling."""
+        """The prompt's ids, None where nobody here can encode it, and its sampling."""
         sampling = request.sampling
         if not request.is_seeded:
             sampling = replace(sampling, seed=secrets.randbelow(MAX_SEED + 1))
-        if card is None:
+        if card is None or not card.has_tokenizer:
             return None, sampling
         ids = await self._tokenizers.encode(card, prompt)
         sampling.check_size(len(ids))
@@ -226,7 +232,7 @@ class Submitter:
         most = fit(card, len(ids), sampling.max_tokens, default, least)
         return ids, sampling.with_max_tokens(most)
 
-    def _model(self, request: JobRequest) -> str:
+    def _entry(self, request: JobRequest) -> CatalogEntry:
         entry = self._catalog.resolve(request.model)
         if request.inputs is None and entry.kind != "generate":
             raise InvalidRequestError(
@@ -237,7 +243,7 @@ class Submitter:
                 f"Model '{entry.model}' generates; embeddings are made by models of kind embed",
                 param="model",
             )
-        return entry.model
+        return entry
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

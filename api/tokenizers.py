@@ -18,6 +18,7 @@ from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
 from common.schemas import Prompt
+from common.tool_calls.families import Family
 
 LONG_AT_ONCE = 1
 """Long prompts that are encoded at the same time: one client's must not take every core."""
@@ -122,6 +123,14 @@ class Tokenizers:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with self._long:
             return await asyncio.to_thread(work)
+
+    async def family(self, card: ModelCard) -> Family:
+        """How the model writes calls; one that another server runs is told to do it our way.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        return (await self.encoder(card)).family if card.has_tokenizer else Family.GENERIC
 
     async def encoder(self, card: ModelCard) -> PromptEncoder:
         """The encoder of a card, which also knows how the model writes calls.

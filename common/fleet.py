@@ -109,6 +109,12 @@ class Fleet:
         best: tuple[ModelState, ...] = ("ready", "loading", "unloaded", "error")
         return next((state for state in best if state in states), "loading")
 
+    def away(self, model: str) -> str | None:
+        """Why no server runs a model that other servers run; None where one does, or may soon."""
+        if self.state(model) != "loading":
+            return None
+        return next((served.reason for served in self.states(model) if served.reason), None)
+
     def can_run(self, model: str) -> bool:
         """Whether a live worker has the model loaded, or loads it when a job comes."""
         return self.state(model) in ("ready", "unloaded")

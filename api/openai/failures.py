@@ -13,6 +13,8 @@ from common.errors import (
     RequestError,
     TaskCancelledError,
     TaskFailedError,
+    UpstreamError,
+    UpstreamFailedError,
 )
 from common.schemas import JobRecord, JobStatus
 
@@ -21,6 +23,7 @@ _ERRORS: dict[str, type[RequestError]] = {
     ContextLengthError.__name__: ContextLengthError,
     ModelLoadError.__name__: EngineUnavailableError,
     DeadlineExceededError.__name__: EngineTimeoutError,
+    UpstreamError.__name__: UpstreamFailedError,
 }
 """By the `error_type` of the record; a job that was accepted before its model was known may turn
 out to be a bad request only at the worker."""

@@ -85,6 +85,12 @@ async def _card(gateway: Gateway, name: str | None) -> ModelCard:
             f"No worker has loaded '{model}' yet, so its tokenizer is not known.",
             retry_after_s=RETRY_S,
         )
+    if not card.has_tokenizer:
+        raise InvalidRequestError(
+            f"Another server runs '{model}' and keeps its tokenizer to itself; tokens are told of "
+            "models that this service runs itself.",
+            param="model",
+        )
     return card
 
 

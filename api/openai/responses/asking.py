@@ -8,7 +8,7 @@ from typing import Any
 
 from api.gateway import Gateway
 from api.job_request import JobRequest
-from api.openai.job_requests import sampling_of
+from api.openai.job_requests import has_default_top_k, sampling_of
 from api.openai.responses.conversation import (
     EARLIER,
     Item,
@@ -95,6 +95,7 @@ def _job(
             "response_format": "text.format" if calling is None else "tools",
         },
         reply=reply,
+        has_default_top_k=has_default_top_k(body),
     )
 
 
@@ -151,7 +152,7 @@ async def _family(body: ResponseRequest, gateway: Gateway) -> Family | None:
     with suppress(ModelNotFoundError):
         card = await gateway.poller.card(gateway.catalog.resolve(body.model).model)
         if card is not None:
-            return (await gateway.tokenizers.encoder(card)).family
+            return await gateway.tokenizers.family(card)
     return None
 
 
