@@ -65,7 +65,7 @@ def check_parameters(
             asked = f"{param} {_MEANINGS[name]}" if name in _MEANINGS else param
             raise InvalidRequestError(
                 f"{asked} is not supported for '{model}': the server that runs this model cannot "
-                f"honour it. Leave {param} out, or choose another model.",
+                "honour it.",
                 param=param,
             )
 

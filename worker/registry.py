@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from common.errors import ModelLoadError
 from common.fleet import FleetWriter, ServedModel
 from common.model_catalog import CatalogEntry
-from worker.backends.base import Backend
+from worker.backends.base import Backend, MemoryShare
 from worker.host import EngineHost
 from worker.residency import ModelView
 
@@ -203,6 +203,13 @@ class ModelRegistry:
         """The models that are loaded."""
         with self._lock:
             return [model for model, slot in self._slots.items() if slot.host is not None]
+
+    def memory_share(self) -> MemoryShare:
+        """Of the next model that is loaded; those that other servers run take none."""
+        with self._lock:
+            local = [slot for slot in self._slots.values() if not slot.entry.is_upstream]
+        num_loaded = sum(slot.host is not None for slot in local)
+        return MemoryShare(max(1, min(self.capacity, len(local))), num_loaded)
 
     def note_loading(self, model: str) -> None:
         """A load begins."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from worker.backends.wire import Served, UpstreamFailure
 
-PROBE_S = 10.0
+PROBE_S = 5.0
 """Between two looks at a server that is well."""
 FIRST_ILL_PROBE_S = 0.5
 MOST_ILL_PROBE_S = 5.0
