@@ -87,7 +87,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, eos_id: int) -> None:
     special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     tokens = {i: token for token, i in vocab.items()} | special
     kinds = [
-        gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL for i in range(len(tokens))
+        gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL
+        for i in range(len(tokens))
     ]
     merges = tokenizer["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
