@@ -19,8 +19,10 @@ from dataclasses import dataclass
 import httpx
 
 from common.errors import (
+    BatonError,
     ContextLengthError,
     DeadlineExceededError,
+    EngineError,
     InvalidRequestError,
     UpstreamError,
 )
@@ -93,7 +95,7 @@ class UpstreamChoice:
         except Exception as error:
             # A bug here, or in how an answer is read, is one job's and not the worker's.
             log.exception("A choice could not be run")
-            end = _failed(UpstreamError(f"The answer could not be read: {type(error).__name__}."))
+            end = _failed(EngineError(f"The request failed: {type(error).__name__}."))
         self._put_end(end)
 
     def put_cancelled(self) -> None:
@@ -328,7 +330,7 @@ def _told(failure: UpstreamFailure) -> str:
     return f"The server that runs the model failed the request: {failure.message}."
 
 
-def _failed(error: UpstreamError | InvalidRequestError) -> BackendEnd:
+def _failed(error: BatonError) -> BackendEnd:
     return BackendEnd(
         JobStatus.FAILED,
         "error",
