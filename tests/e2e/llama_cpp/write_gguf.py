@@ -87,10 +87,11 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, eos_id: int) -> None:
     special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     tokens = {i: token for token, i in vocab.items()} | special
     kinds = [
-        gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL
+        gguf.TokenType.CONTROL if i in {eos_id, *special} else gguf.TokenType.NORMAL
         for i in range(len(tokens))
     ]
-    merges = tokenizer["model"]["merges"]
+    # There has to be one: of two blanks, where a tokenizer has none.
+    merges = tokenizer["model"]["merges"] or ["\u0120 \u0120"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([tokens[i] for i in range(len(tokens))])
@@ -98,7 +99,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, eos_id: int) -> None:
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(eos_id)
     writer.add_add_bos_token(False)
-    writer.add_chat_template((folder / "chat_template.jinja").read_text())
+    if (folder / "chat_template.jinja").exists():
+        writer.add_chat_template((folder / "chat_template.jinja").read_text())
 
 
 def main(folder: Path, target: Path) -> None:
