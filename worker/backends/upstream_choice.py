@@ -68,7 +68,6 @@ class UpstreamChoice:
         put: Takes each delta.
 
     Attributes:
-        num_pieces: That were put out here.
         is_cancelled: It is being cancelled, or was.
     """
 
@@ -85,7 +84,6 @@ class UpstreamChoice:
         self._first_s: float | None = None
         self._failing_since_s: float | None = None
         self._num_failures = 0
-        self.num_pieces = 0
         self.is_cancelled = False
 
     async def run(self) -> None:
@@ -253,7 +251,6 @@ class UpstreamChoice:
         self._text += text
         self._agreed = len(self._text)
         self._position += len(pieces)
-        self.num_pieces += len(pieces)
         if len(self._text) > self._farthest:
             # Only more than there ever was: a server that differs each time gets nowhere.
             self._farthest = len(self._text)
