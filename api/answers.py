@@ -92,6 +92,11 @@ class Metrics(_Answer):
     )
     cached_tokens: int = Field(examples=[0])
     attempts: int = Field(examples=[1])
+    counted_by: Literal["upstream", "pieces"] | None = Field(
+        default=None,
+        description="Of a model that another server runs, who counted its tokens: that server, or "
+        "this service, each piece of text that came as one.",
+    )
 
 
 class TopLogprob(_Answer):

@@ -49,18 +49,25 @@ class _Sample:
 class FleetPoller:
     """The last snapshot of the fleet and the cards of its models.
 
+    Args:
+        upstream_retry_s: For so long clients wait for the servers behind a model to come back.
+
     Attributes:
         has_polled: Set after the first look, whether Redis answered or not.
     """
 
-    def __init__(self, reader: FleetReader, models: Sequence[str]) -> None:
+    def __init__(
+        self, reader: FleetReader, models: Sequence[str], upstream_retry_s: float = 0.0
+    ) -> None:
         self._reader = reader
+        self.upstream_retry_s = upstream_retry_s
         self._models = tuple(models)
         self._fleet: Fleet | None = None
         self._cards: dict[str, ModelCard] = {}
         self._polled_at_s = 0.0
         self._samples: deque[_Sample] = deque()
         self._absent_since_s: dict[str, float] = {}
+        self._away_since_s: dict[str, float] = {}
         self.has_polled = asyncio.Event()
 
     async def run(self) -> None:
@@ -79,6 +86,7 @@ class FleetPoller:
         except RedisUnavailableError:
             self._fleet = None
             self._absent_since_s.clear()  # whoever is there cannot say so now
+            self._away_since_s.clear()
             raise
         self._cards = cards
         self._fleet, self._polled_at_s = fleet, time.monotonic()
@@ -88,6 +96,11 @@ class FleetPoller:
     def absent_s(self, model: str) -> float:
         """For how long no worker has announced a model; 0 where one does, loaded or loading."""
         since_s = self._absent_since_s.get(model)
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def away_s(self, model: str) -> float:
+        """For how long no server has been there for a model that other servers run; 0: one is."""
+        since_s = self._away_since_s.get(model)
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     @property
@@ -153,6 +166,10 @@ class FleetPoller:
                 self._absent_since_s.pop(model, None)
             else:
                 self._absent_since_s.setdefault(model, self._polled_at_s)
+            if fleet.away(model) is None:
+                self._away_since_s.pop(model, None)
+            else:
+                self._away_since_s.setdefault(model, self._polled_at_s)
 
     def _sample(self, fleet: Fleet) -> None:
         counters = fleet.counters

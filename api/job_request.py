@@ -61,6 +61,8 @@ class JobRequest:
             generate.
         dimensions: The size that its vectors have to have; None: any.
         scoring: What a scoring job asks of its scorer, which decides the model.
+        has_default_top_k: `top_k` is not the client's: for a model that another server runs, whose
+            own default nobody knows, all tokens are kept.
     """
 
     prompts: tuple[Prompt, ...]
@@ -78,6 +80,7 @@ class JobRequest:
     dimensions: int | None = None
     scoring: ScoringTask | None = None
     router: RouterSpec | None = None
+    has_default_top_k: bool = False
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

@@ -110,10 +110,12 @@ def generated_view(record: JobRecord) -> dict[str, Any]:
     return {
         "result": choice.text,
         "metrics": metrics_of(record),
-        "token_ids": list(choice.token_ids),
+        "token_ids": [] if record.counted_by is not None else list(choice.token_ids),
         **({"logprobs": logprobs_of(choice.token_ids, choice.logprobs)} if asked else {}),
         "text": choice.text,
-        "num_generated": len(choice.token_ids),
+        "num_generated": (
+            len(choice.token_ids) if record.counted_by is None else record.completion_tokens
+        ),
         "finish_reason": choice.finish_reason,
         "model": record.model,
         **routing_of(record),
@@ -184,6 +186,7 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
         "batch_size": timings.batch_size,
         "cached_tokens": timings.cached_tokens,
         "attempts": record.attempts,
+        **({} if record.counted_by is None else {"counted_by": record.counted_by}),
     }
 
 

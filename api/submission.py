@@ -26,7 +26,8 @@ from common.errors import (
 )
 from common.job_store import Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
-from common.model_catalog import ModelCatalog
+from common.model_catalog import CatalogEntry, ModelCatalog
+from common.parameters import check_parameters
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
 from common.schemas import JobSpec, JobStatus, Prompt, group_of, member_ids
@@ -88,7 +89,7 @@ class _Target:
         card: None where no worker has announced it.
     """
 
-    model: str
+    entry: CatalogEntry
     card: ModelCard | None
     scoring: ScoringTask | None
     routing: Routing | None
@@ -169,7 +170,7 @@ class Submitter:
             return _replayed(answer)
         jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer, target.model)
+        return Accepted(group_id, jobs, answer, target.entry.model)
 
     async def _submitted(
         self,
@@ -228,17 +229,22 @@ class Submitter:
     async def _target(self, request: JobRequest, key_id: str, request_id: str) -> _Target:
         scoring, routing = None, None
         if request.scoring is not None:
-            model, scoring = await self._scored_by(request.scoring)
+            entry, scoring = await self._scored_by(request.scoring)
         elif request.router is not None:
             routing = await self._router.pick(request, request.router, key_id, request_id)
-            model = routing.model
+            entry = self._catalog.resolve(routing.model)
         else:
-            model = self._model(request)
-        card = await self._poller.card(model)
+            entry = self._entry(request)
+        card = await self._poller.card(entry.model)
+        if card is not None and card.has_tokenizer == entry.is_upstream:
+            card = None  # of the time when another backend ran it
         if card is not None:
             _check_dimensions(card, request.dimensions)
-            _check_token_ids(card, request.sampling)
-        return _Target(model, card, scoring, routing)
+            if request.inputs is None:
+                check_parameters(card.model, card.parameters, request.sampling, request.prompts)
+            if card.has_tokenizer:
+                _check_token_ids(card, request.sampling)
+        return _Target(entry, card, scoring, routing)
 
     async def _specs(
         self,
@@ -247,10 +253,12 @@ class Submitter:
         key_id: str,
         request_id: str,
     ) -> list[JobSpec]:
+        if target.entry.is_upstream and request.has_default_top_k:
+            request = replace(request, sampling=replace(request.sampling, top_k=0))
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
-            model=target.model,
+            model=target.entry.model,
             job_class=request.job_class,
             sampling=request.sampling,
             stream_token="",
@@ -268,11 +276,12 @@ class Submitter:
             return [await self._embedding_spec(spec, target.card, request.inputs)]
         return await self._generating_specs(spec, target.card, request)
 
-    async def _scored_by(self, task: ScoringTask) -> tuple[str, ScoringTask]:
+    async def _scored_by(self, task: ScoringTask) -> tuple[CatalogEntry, ScoringTask]:
         """The model whose workers score, and the task as they need it."""
         card, model = await self._scorers.find(task.scorer)
         check_candidates(card.name, card.models, task.models)
-        return model, replace(task, context_length=card.context_length)
+        entry = self._catalog.resolve(model)
+        return entry, replace(task, context_length=card.context_length)
 
     async def _embedding_spec(
         self, spec: JobSpec, card: ModelCard | None, inputs: tuple[Input, ...]
@@ -310,11 +319,11 @@ class Submitter:
     async def _prepared(
         self, card: ModelCard | None, prompt: Prompt, request: JobRequest
     ) -> tuple[tuple[int, ...] | None, SamplingSpec]:
-        """The prompt's ids, None where no worker has announced the model, and its sampling."""
+        """The prompt's ids, None where nobody here can encode it, and its sampling."""
         sampling = request.sampling
         if not request.is_seeded:
             sampling = replace(sampling, seed=secrets.randbelow(MAX_SEED + 1))
-        if card is None:
+        if card is None or not card.has_tokenizer:
             return None, sampling
         ids = await self._tokenizers.encode(card, prompt)
         sampling.check_size(len(ids))
@@ -322,7 +331,7 @@ class Submitter:
         most = fit(card, len(ids), sampling.max_tokens, default, least)
         return ids, sampling.with_max_tokens(most)
 
-    def _model(self, request: JobRequest) -> str:
+    def _entry(self, request: JobRequest) -> CatalogEntry:
         try:
             entry = self._catalog.resolve(request.model)
         except ModelNotFoundError:
@@ -340,7 +349,7 @@ class Submitter:
                 f"Model '{entry.model}' generates; embeddings are made by models of kind embed",
                 param="model",
             )
-        return entry.model
+        return entry
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

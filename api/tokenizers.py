@@ -21,6 +21,7 @@ from common.fleet import FleetReader
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
 from common.schemas import Prompt
+from common.tool_calls.families import Family
 
 LONG_AT_ONCE = 1
 """A model's long prompts that are encoded at the same time: they must not take every core."""
@@ -151,6 +152,14 @@ class Tokenizers:
         working.add_done_callback(lambda _: long.release())
         return await asyncio.shield(working)
 
+    async def family(self, card: ModelCard) -> Family:
+        """How the model writes calls; one that another server runs is told to do it our way.
+
+        Raises:
+            RedisUnavailableError: The tokenizer is not here yet, and Redis is away.
+        """
+        return (await self.encoder(card)).family if card.has_tokenizer else Family.GENERIC
+
     async def encoder(self, card: ModelCard) -> PromptEncoder:
         """The encoder of a card, which also knows how the model writes calls.
 
@@ -163,6 +172,7 @@ class Tokenizers:
         async with self._building[card.model]:
             encoder = self._encoders.get(card.model)
             if encoder is None or encoder.card != card:
+                assert card.tokenizer_sha256 is not None, "the caller asks `has_tokenizer` first"
                 tokenizer_json = await self._reader.tokenizer(card.tokenizer_sha256)
                 encoder = await asyncio.to_thread(PromptEncoder, card, tokenizer_json)
                 self._encoders[card.model] = encoder

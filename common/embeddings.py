@@ -96,6 +96,7 @@ def _check_ids(card: ModelCard, index: int, ids: tuple[int, ...]) -> None:
         raise InvalidRequestError(
             f"input[{index}] has no token that '{card.model}' could read.", param="input"
         )
+    assert card.context_length is not None, "who encodes inputs knows how long they may be"
     if len(ids) > card.context_length:
         raise ContextLengthError(
             f"input[{index}] has {len(ids)} tokens; the context length of '{card.model}' is "

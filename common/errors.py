@@ -23,6 +23,7 @@
     |   |-- InternalError              500  internal_error
     |   |-- TaskFailedError            500  task_failed
     |   |-- EngineUnavailableError     502  engine_unavailable
+    |   |-- UpstreamFailedError        502  upstream_error
     |   |-- QueueFullError             503  queue_full
     |   |-- GatewayBusyError           503  gateway_busy
     |   |-- FileStoreError             503  file_store_unavailable
@@ -36,6 +37,7 @@
     `-- JobError                   ends a job; read from `/result`
         |-- ModelLoadError             model_load_error
         |-- EngineError                engine_error
+        |-- UpstreamError              upstream_error
         |-- DeadlineExceededError      deadline_exceeded
         |-- ScorerError                scorer_error
         `-- WorkerLostError            worker_lost
@@ -213,6 +215,13 @@ class EngineUnavailableError(RequestError):
     code = "engine_unavailable"
 
 
+class UpstreamFailedError(RequestError):
+    """The server behind the model that the client waits for does not answer as it should."""
+
+    status = 502
+    code = "upstream_error"
+
+
 class QueueFullError(RequestError):
     """As many jobs are waiting as the service takes."""
 
@@ -308,6 +317,12 @@ class EngineError(JobError):
     """The engine could not run this job."""
 
     code = "engine_error"
+
+
+class UpstreamError(JobError):
+    """The server that the job was sent to could not run it, nor could any other one."""
+
+    code = "upstream_error"
 
 
 class DeadlineExceededError(JobError):

@@ -22,12 +22,18 @@ READ_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Tokens to commit to a claimed job; `used_ms` is its execution time so far."""
+    """Tokens to commit to a claimed job.
+
+    Attributes:
+        used_ms: Its execution time so far.
+        epoch: As in `Claims.restart`.
+    """
 
     job_id: str
     nonce: str
     event: TokenEvent
     used_ms: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class EventWriter:
                 self._append.sha,
                 0,
                 *(append.job_id, append.nonce, event.choice, event.position),
-                *(len(event.token_ids), event.pack(), append.used_ms),
+                *(len(event.token_ids), event.pack(), append.used_ms, append.epoch),
             )
         answers = pipe.execute()
         return answers[1:] if with_script else answers

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from common.schemas import JobStatus, dump, packed_logprobs
 from common.token_logprobs import TokenLogprobs
 
+NO_TOKEN_ID = -1
+"""Stands for the id of a piece of text that came from another server: it tells texts alone. Each
+piece counts as one token wherever tokens are counted by position."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:

@@ -33,7 +33,7 @@ class ServedModel:
     """A model on one worker.
 
     Attributes:
-        reason: In one line, why it cannot be loaded.
+        reason: In one line, why it cannot be loaded, or why its jobs wait though it is.
         revision: Of what is loaded (`model_card.ModelCard.fingerprint`).
     """
 
@@ -114,6 +114,12 @@ class Fleet:
         best: tuple[ModelState, ...] = ("ready", "loading", "unloaded", "error")
         return next((state for state in best if state in states), "loading")
 
+    def away(self, model: str) -> str | None:
+        """Why no server runs a model that other servers run; None where one does, or may soon."""
+        if self.state(model) != "loading":
+            return None
+        return next((served.reason for served in self.states(model) if served.reason), None)
+
     def can_run(self, model: str) -> bool:
         """Whether a live worker has the model loaded, or loads it when a job comes."""
         return self.state(model) in ("ready", "unloaded")
@@ -140,15 +146,20 @@ class FleetWriter:
     def __init__(self, client: SyncRedis) -> None:
         self._client = client
 
-    def publish_card(self, card: ModelCard, tokenizer_json: str) -> None:
+    def publish_card(self, card: ModelCard, tokenizer_json: str | None) -> None:
         """Make a loaded model known to the gateways.
+
+        Args:
+            card: The model's.
+            tokenizer_json: None where the card says that there is none.
 
         Raises:
             RedisUnavailableError: Redis is away; repeat the call.
         """
         with translated_errors():
             pipe = self._client.pipeline()
-            pipe.set(keys.tokenizer(card.tokenizer_sha256), tokenizer_json)
+            if card.tokenizer_sha256 is not None and tokenizer_json is not None:
+                pipe.set(keys.tokenizer(card.tokenizer_sha256), tokenizer_json)
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
 

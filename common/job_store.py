@@ -358,14 +358,20 @@ class Claims:
             answer: Released = self._release.call(self._client, job_id, nonce, *self._ttls)
         return answer
 
-    def restart(self, job_id: str, nonce: str) -> None:
+    def restart(self, job_id: str, nonce: str, epoch: int = 0) -> None:
         """Begin a job again from nothing: what was committed of it cannot be continued.
+
+        Args:
+            job_id: The job.
+            nonce: The claim's.
+            epoch: Of what follows: one more than before, so that appends of this claim that were
+                sent before and come late are known. 0 where it has sent none.
 
         Raises:
             FencedError: The job is no longer this claim's.
         """
         with translated_errors():
-            answer = self._restart.call(self._client, job_id, nonce)
+            answer = self._restart.call(self._client, job_id, nonce, epoch)
         if answer == "fenced":
             raise FencedError(job_id)
 

@@ -9,8 +9,17 @@ from dataclasses import dataclass
 
 from common.errors import ModelNotFoundError, SettingsError
 from common.model_card import ModelKind
-from common.model_entries import DEFAULT_ALIAS, ModelEntry, Source, read_entries
+from common.model_entries import (
+    DEFAULT_ALIAS,
+    UPSTREAM_BACKENDS,
+    BackendName,
+    ModelEntry,
+    Source,
+    read_entries,
+)
 from common.settings import Settings
+
+UPSTREAM_DESCRIPTION = "A model that another server runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +30,20 @@ class CatalogEntry:
         model: Its id.
         names: What requests may call it besides: aliases, and in single-model mode what the
             settings call it.
-        source: What to load: a hub name or a path.
+        source: What to load: a hub name or a path; or what the servers that run it call it.
         title: Its name for people.
         format: As the operator states it; None: as the loaded model's card does.
         max_batch_size: Jobs of it that one worker runs at once.
         cost: What an answer of it costs, in any unit; routers weigh it against scores.
         kv_cache_gib: GiB of its jobs' keys and values on one worker, where it has its own.
+        base_urls: The servers that run it; none: it is loaded here.
+        api_key_env: The environment variable with the key for these servers, where it has its own.
     """
 
     model: str
     names: tuple[str, ...]
     source: str
-    backend: str
+    backend: BackendName
     description: str
     title: str
     format: str | None = None
@@ -41,6 +52,13 @@ class CatalogEntry:
     max_batch_size: int = 8
     kv_cache_gib: float | None = None
     cost: float = 0.0
+    base_urls: tuple[str, ...] = ()
+    api_key_env: str | None = None
+
+    @property
+    def is_upstream(self) -> bool:
+        """Whether other servers run it."""
+        return self.backend in UPSTREAM_BACKENDS
 
 
 class ModelCatalog:
@@ -94,6 +112,8 @@ def _entries_of(settings: Settings) -> tuple[CatalogEntry, ...]:
 
 
 def _single_entry(settings: Settings) -> CatalogEntry:
+    if settings.model_backend in UPSTREAM_BACKENDS:
+        return _single_upstream(settings)
     source = Source.of(settings.model_name)
     return CatalogEntry(
         model=source.model,
@@ -107,13 +127,29 @@ def _single_entry(settings: Settings) -> CatalogEntry:
     )
 
 
+def _single_upstream(settings: Settings) -> CatalogEntry:
+    name = settings.upstream_model
+    return CatalogEntry(
+        model=Source.of(name).model,  # a server may call it by the path of its file
+        names=(name, DEFAULT_ALIAS),
+        source=name,
+        backend=settings.model_backend,
+        description=UPSTREAM_DESCRIPTION,
+        title=name,
+        max_batch_size=settings.max_batch_size,
+        base_urls=settings.base_urls(settings.model_backend),
+    )
+
+
 def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
-    source = entry.where
+    backend, source = entry.backend or settings.model_backend, entry.where
+    if backend in UPSTREAM_BACKENDS:
+        source = Source(entry.id, str(entry.source), UPSTREAM_DESCRIPTION)
     return CatalogEntry(
         model=entry.id,
         names=tuple(entry.aliases),
         source=source.location,
-        backend=entry.backend or settings.model_backend,
+        backend=backend,
         description=source.description if entry.description is None else entry.description,
         title=entry.name or entry.id,
         format=entry.format,
@@ -122,4 +158,6 @@ def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
         max_batch_size=entry.max_batch_size or settings.max_batch_size,
         kv_cache_gib=entry.kv_cache_gib,
         cost=entry.cost,
+        base_urls=entry.base_urls or settings.base_urls(backend),
+        api_key_env=entry.api_key_env,
     )

@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +27,9 @@ from pydantic import (
 
 from common.model_card import ModelKind
 
-BackendName = Literal["transformers"]
+BackendName = Literal["transformers", "openai"]
+UPSTREAM_BACKENDS: tuple[BackendName, ...] = ("openai",)
+"""Those whose models other servers run."""
 DtypeName = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 DEFAULT_ALIAS = "default"
@@ -45,6 +48,18 @@ def _check_id(text: str) -> str:
             f"org/my-model-1.5, of {MAX_NAME_CHARS} characters at most; got {text!r}"
         )
     return text
+
+
+def check_base_url(text: str) -> str:
+    """The address of a server without a slash at its end.
+
+    Raises:
+        ValueError: It is none; the message does not repeat it, for it may hold a password.
+    """
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be http:// or https:// with a host, as in http://127.0.0.1:8080/v1")
+    return text.strip().rstrip("/")
 
 
 def _check_alias(text: str) -> str:
@@ -95,6 +110,8 @@ class ModelEntry(BaseModel):
         source: A hub name, a path, or the bundled model's name.
         path: The same, taken as a path whatever its form.
         cost: What an answer of it costs, in any unit; routers weigh it against scores.
+        base_url: Of a model that other servers run: where they are.
+        api_key_env: The environment variable that holds the key for them.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -106,6 +123,8 @@ class ModelEntry(BaseModel):
     source: str | None = Field(default=None, min_length=1)
     path: str | None = Field(default=None, min_length=1)
     backend: BackendName | None = None
+    base_url: str | list[str] | None = None
+    api_key_env: str | None = Field(default=None, min_length=1)
     dtype: DtypeName | None = None
     kind: ModelKind = "generate"
     aliases: list[Annotated[str, AfterValidator(_check_alias)]] = []
@@ -119,12 +138,43 @@ class ModelEntry(BaseModel):
             raise ValueError("one of source (a hub name or a path) and path is needed")
         return self
 
+    @model_validator(mode="after")
+    def _check_base_url(self) -> Self:
+        self.base_urls  # noqa: B018 - its ValueError says what is wrong
+        return self
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Where the servers are that run it; none: where the settings say.
+
+        Raises:
+            ValueError: One of them is no address.
+        """
+        urls = [self.base_url] if isinstance(self.base_url, str) else self.base_url or []
+        return tuple(map(check_base_url, urls))
+
+    def check_backend(self, backend: BackendName) -> None:
+        """Check that the fields go with the backend that will run the model.
+
+        Raises:
+            ValueError: One does not.
+        """
+        is_upstream = backend in UPSTREAM_BACKENDS
+        wrong = _LOCAL_FIELDS if is_upstream else _UPSTREAM_FIELDS
+        given = [name for name in wrong if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{self.id!r}: {given[0]} does not go with the backend {backend}")
+        if is_upstream and self.kind != "generate":
+            raise ValueError(f"{self.id!r}: the backend {backend} runs models that generate alone")
+
     @property
     def where(self) -> Source:
         """Where it comes from."""
         return Source.of(self.source) if self.source is not None else Source.of_path(str(self.path))
 
 
+_LOCAL_FIELDS = ("path", "dtype", "kv_cache_gib")
+_UPSTREAM_FIELDS = ("base_url", "api_key_env")
 _ENTRIES = TypeAdapter(list[ModelEntry])
 
 

@@ -186,6 +186,7 @@ def fit(
     Raises:
         ContextLengthError: The prompt, or the prompt and `max_tokens` or `min_tokens`, do not fit.
     """
+    assert card.context_length is not None, "who encodes prompts knows how long they may be"
     room = card.context_length - num_prompt
     # OpenAI's words: by them litellm knows that a model with a larger context could answer.
     limit = f"This model's maximum context length is {card.context_length} tokens."

@@ -55,7 +55,11 @@ def _fields(record: JobRecord, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status.value,
         "finish_reason": choices[0].finish_reason if choices else None,
         "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": sum(len(choice.token_ids) for choice in choices),
+        "completion_tokens": (
+            sum(len(choice.token_ids) for choice in choices)
+            if outcome.completion_tokens is None
+            else outcome.completion_tokens
+        ),
         "attempts": record.attempts,
         "queue_s": _seconds(record.created_ms, record.started_ms),
         "prefill_s": outcome.timings.prefill_s,

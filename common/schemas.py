@@ -17,11 +17,13 @@ Fields of a job record, in the order in which they appear in a job's life:
     requeue  requeued_ms; nonce goes
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
-    restart  pos:<choice> goes: what was committed is void
+    restart  pos:<choice> goes: what was committed is void; epoch: how often the worker that holds
+             the job has done so, so that its own late appends are known
     end      ended_ms result finish (the first choice's reason) timings error_type error_message
              error_param prompt_tokens prompt_logprobs (where asked for) embeddings (of an
              embedding job; of a scoring job a vector for each prompt, the scores of the models
-             that it names); nonce and cancel go
+             that it names) completion_tokens counted_by (both of a job that another server ran);
+             nonce and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -206,6 +208,19 @@ class EngineTimings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens as another server counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+CountedBy = Literal["upstream", "pieces"]
+"""Who counted the tokens of a job that another server ran: that server, or we, each piece of text
+that it sent as one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a job ended, as the worker that ran it reports.
 
@@ -217,6 +232,8 @@ class Outcome:
             for, else none.
         embeddings: Of an embedding job that is completed.
         error_param: The field of the request at fault, as errors call it before a route renames it.
+        completion_tokens: Of all choices together, where that is not the number of their ids.
+        counted_by: None where the engine that generated them is ours.
     """
 
     status: JobStatus
@@ -229,6 +246,8 @@ class Outcome:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     embeddings: Embeddings | None = None
     error_param: str | None = None
+    completion_tokens: int | None = None
+    counted_by: CountedBy | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -248,6 +267,10 @@ class Outcome:
             record["prompt_logprobs"] = dump(listed)
         if self.embeddings is not None:
             record["embeddings"] = self.embeddings.pack()
+        if self.completion_tokens is not None:
+            record["completion_tokens"] = str(self.completion_tokens)
+        if self.counted_by is not None:
+            record["counted_by"] = self.counted_by
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
@@ -261,9 +284,10 @@ class JobRecord:
     """A job as it stands in Redis; times in milliseconds of Redis's clock, None where not yet.
 
     Attributes:
-        completion_tokens: Committed, of all choices together.
-        prompt_logprobs, embeddings, error_param: As in `Outcome`; none before the end.
+        completion_tokens: Committed, of all choices together; after the end as in `Outcome`.
+        prompt_logprobs, embeddings, error_param, counted_by: As in `Outcome`; none before the end.
         inputs, scoring, routing: As in `JobSpec`.
+        epoch: How often a worker has voided what it had itself committed.
     """
 
     job_id: str
@@ -299,6 +323,8 @@ class JobRecord:
     error_param: str | None = None
     scoring: ScoringTask | None = None
     routing: Routing | None = None
+    counted_by: CountedBy | None = None
+    epoch: int = 0
 
     @classmethod
     def from_fields(cls, job_id: str, record: dict[str, str]) -> Self:
@@ -315,7 +341,7 @@ class JobRecord:
             created_ms=int(record["created_ms"]),
             attempts=int(record["attempts"]),
             last_eid=int(record["eid"]),
-            completion_tokens=sum(int(v) for k, v in record.items() if k.startswith("pos:")),
+            completion_tokens=_completion_tokens(record),
             used_ms=int(record.get("used_ms", 0)),
             prompt_tokens=_int(record.get("prompt_tokens")),
             prompt_ids=_ids(record.get("prompt_ids")),
@@ -337,12 +363,20 @@ class JobRecord:
             error_param=record.get("error_param"),
             scoring=ScoringTask.unpack(record["scoring"]) if "scoring" in record else None,
             routing=Routing.unpack(record["routing"]) if "routing" in record else None,
+            counted_by=record.get("counted_by"),  # type: ignore[arg-type]  # from an Outcome
+            epoch=int(record.get("epoch", 0)),
         )
 
 
 def dump(value: Any) -> str:
     """Short JSON."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _completion_tokens(record: dict[str, str]) -> int:
+    if "completion_tokens" in record:
+        return int(record["completion_tokens"])
+    return sum(int(v) for k, v in record.items() if k.startswith("pos:"))
 
 
 def _int(value: str | None) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,11 +18,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import SettingsError
-from common.model_entries import BackendName, DtypeName, known_names, read_entries
+from common.model_entries import (
+    BackendName,
+    DtypeName,
+    check_base_url,
+    known_names,
+    read_entries,
+)
 
 EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
 ENV_FILE = ".env"
-SECRETS = frozenset({"api_keys", "redis_url", "files_url"})
+SECRETS = frozenset({"api_keys", "redis_url", "files_url", "openai_base_url", "openai_api_key"})
 """Fields whose values no message repeats."""
 
 MOST_SHOWN_CHARS = 100
@@ -44,12 +51,30 @@ class Settings(BaseSettings):
     )
 
     model_backend: BackendName = Field(
-        default="transformers", description="What runs the model: transformers."
+        default="transformers",
+        description="What runs the model: transformers (this service's own engine), or openai (any "
+        "server with OpenAI's API).",
     )
     model_name: str = Field(
         default="baton-toy",
         min_length=1,
-        description="A Hugging Face causal LM by hub name or path; baton-toy is bundled.",
+        description="A Hugging Face causal LM by hub name or path; baton-toy is bundled. For "
+        "another backend: what its servers call the model.",
+    )
+    openai_base_url: Annotated[list[str] | None, NoDecode] = Field(
+        default=None,
+        description="Servers with OpenAI's API, separated by commas or as a JSON list; of several "
+        "each job goes to the one with the fewest. Without a path /v1 is meant.",
+        examples=["http://10.0.0.1:8000/v1,http://10.0.0.2:8000/v1"],
+    )
+    openai_api_key: str | None = Field(
+        default=None, description="The key that these servers want. Empty: none."
+    )
+    upstream_retry_s: float = Field(
+        default=30,
+        ge=0,
+        description="Seconds for which a job is tried again, on any of its servers, when one fails "
+        "it; then it fails.",
     )
     models: str | None = Field(
         default=None,
@@ -209,9 +234,17 @@ class Settings(BaseSettings):
         default=10, ge=0, description="Seconds that open requests get to end at a shutdown."
     )
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", "worker_models", mode="before")
+    @field_validator(
+        *("api_keys", "cors_origins", "trusted_proxies", "worker_models", "openai_base_url"),
+        mode="before",
+    )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"no valid JSON: {error.msg} at column {error.colno}") from None
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
@@ -222,6 +255,11 @@ class Settings(BaseSettings):
         if models is not None:
             read_entries(models)  # its ValueError says what is wrong
         return models
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _check_base_urls(cls, urls: list[str] | None) -> list[str] | None:
+        return None if urls is None else [check_base_url(url) for url in urls]
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -297,6 +335,31 @@ class Settings(BaseSettings):
                 f"WORKER_MODELS=,: at least one model is needed. Example: WORKER_MODELS={known[0]}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_upstreams(self) -> Self:
+        wanted = [(self.model_backend, "MODEL_BACKEND=openai")] if self.models is None else []
+        for entry in read_entries(self.models) if self.models is not None else ():
+            backend = entry.backend or self.model_backend
+            entry.check_backend(backend)
+            if not entry.base_urls:
+                wanted.append((backend, f"the model {entry.id!r} has the backend {backend} and"))
+        for backend, who in wanted:
+            if backend == "openai" and not self.openai_base_url:
+                raise ValueError(
+                    f"OPENAI_BASE_URL: {who} needs the address of a server. "
+                    "Example: OPENAI_BASE_URL=http://127.0.0.1:8080/v1"
+                )
+        return self
+
+    @property
+    def upstream_model(self) -> str:
+        """What the servers of another backend than ours call the only model."""
+        return self.model_name
+
+    def base_urls(self, backend: BackendName) -> tuple[str, ...]:
+        """The servers of a backend; none of our own."""
+        return tuple(self.openai_base_url or ()) if backend == "openai" else ()
 
     @property
     def listens_on_loopback(self) -> bool:

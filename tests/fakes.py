@@ -69,6 +69,7 @@ class FakeBackend:
         self.aborted: queue.Queue[str] = queue.Queue()
         self.step_s = 0.0
         self.device = "cpu"
+        self.away: str | None = None
         self._jobs: dict[tuple[str, int], tuple[BackendJob, int]] = {}
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 
@@ -99,6 +100,9 @@ class FakeBackend:
 
     def close(self) -> None:
         self.is_closed = True
+
+    def new_card(self) -> ModelCard | None:
+        return None
 
     def gpu_memory(self) -> dict[str, int] | None:
         return None

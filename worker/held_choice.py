@@ -48,7 +48,12 @@ class HeldChoice:
     @property
     def committed_text(self) -> str:
         """The text of the tokens that Redis has."""
-        return "".join(self._texts[: self._num_committed])
+        return "".join(self.committed_texts)
+
+    @property
+    def committed_texts(self) -> tuple[str, ...]:
+        """The texts of the tokens that Redis has."""
+        return tuple(self._texts[: self._num_committed])
 
     @property
     def has_unsent(self) -> bool:
@@ -70,6 +75,8 @@ class HeldChoice:
     def add(self, delta: Delta) -> None:
         """Take new output of the engine."""
         assert self.end is None, "the engine went on after an end"
+        if delta.restarts:
+            self._token_ids, self._texts, self._logprobs = [], [], []
         assert delta.position == len(self._token_ids), "the engine skipped or repeated a token"
         self._token_ids += delta.token_ids
         self._texts += delta.texts

@@ -13,7 +13,15 @@ from typing import Literal
 
 from common.events import TokenEvent
 from common.job_store import Claim, Holding
-from common.schemas import JOB_CLASSES, EngineTimings, JobClass, JobStatus, Outcome
+from common.schemas import (
+    JOB_CLASSES,
+    CountedBy,
+    EngineTimings,
+    JobClass,
+    JobStatus,
+    Outcome,
+    Prompt,
+)
 from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
 from worker.held_choice import HeldChoice
@@ -31,12 +39,15 @@ class HeldJob:
         max_tokens: Tokens to generate for each choice, those of earlier attempts counted.
         inputs: Token ids of each input of an embedding job; it has no prompt, and one choice, of
             no tokens.
+        prompt: As the client sent it, where it has no ids: another server reads it.
 
     Attributes:
         choices: The output of each, in order.
         done: Set when the job has left this worker; then `fate` says how.
         outcome: How the job ended; None until every choice has.
         used_ms: Execution time: of choices that run side by side it is the longest, not the sum.
+        epoch: How often what was committed has been voided by who held the job.
+        is_void: Redis still has output of an earlier epoch.
     """
 
     def __init__(
@@ -46,9 +57,13 @@ class HeldJob:
         committed: list[TokenEvent],
         max_tokens: int,
         inputs: tuple[tuple[int, ...], ...] = (),
+        prompt: Prompt | None = None,
     ) -> None:
         self.claim = claim
         self.inputs = inputs
+        self.prompt = prompt
+        self.epoch = claim.record.epoch
+        self.is_void = False
         self.prompt_ids = prompt_ids
         self.max_tokens = max_tokens
         self.done = threading.Event()
@@ -108,6 +123,8 @@ class HeldJob:
     def add(self, delta: Delta) -> None:
         """Take new output of the engine."""
         self.choices[delta.choice].add(delta)
+        if delta.restarts:
+            self._void()
         self.used_ms = max(self.used_ms, int(delta.used_s * 1000))
         self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         if self._pace_since is None:
@@ -119,6 +136,15 @@ class HeldJob:
         ends = [choice.end for choice in self.choices if choice.end is not None]
         if len(ends) == len(self.choices):
             self.outcome = self._outcome(ends)
+
+    def _void(self) -> None:
+        """Have all output sent again: a job's stream begins again as a whole, or not at all."""
+        self.epoch += 1
+        self.is_void = True
+        self.used_ms = 0
+        self._pace_since = None
+        for choice in self.choices:
+            choice.mark_committed(0)
 
     def close(self, fate: Fate) -> None:
         """Let go of the job and wake the task that waits for it."""
@@ -141,16 +167,29 @@ class HeldJob:
             )
             for choice, end in zip(self.choices, ends, strict=True)
         ]
+        counted_by, num_prompt, num_completion = self._count(ends)
         return Outcome(
             status=decisive.status,
             choices=tuple(results) if has_output else (),
             tails=tuple(end.tail for end in ends),
-            prompt_tokens=len(self.prompt_ids),
+            prompt_tokens=num_prompt,
             timings=_timings(ends),
             error_type=decisive.error_type,
             error_message=decisive.error_message,
             prompt_logprobs=self._whole_prompt_logprobs(),
+            completion_tokens=num_completion,
+            counted_by=counted_by,
         )
+
+    def _count(self, ends: list[BackendEnd]) -> tuple[CountedBy | None, int, int | None]:
+        """Who counted, tokens of the prompt, and those generated where ids do not tell them."""
+        if self.prompt is None:
+            return None, len(self.prompt_ids), None
+        told = [end.usage for end in ends if end.usage is not None]
+        num_prompt = max((usage.prompt_tokens for usage in told), default=0)
+        if len(told) < len(ends):  # one that broke off has not told: its pieces stand for all
+            return "pieces", num_prompt, None
+        return "upstream", num_prompt, sum(usage.completion_tokens for usage in told)
 
     def _outcome_of_inputs(self, end: BackendEnd) -> Outcome:
         return Outcome(

@@ -28,7 +28,8 @@ class EngineHost:
 
     Attributes:
         backend: What runs the model.
-        encoder: Encodes prompts with the loaded model's own card; None until it is loaded.
+        card: Of the loaded model; None until it is loaded.
+        encoder: Encodes prompts with this card; None where the backend takes them as they came.
     """
 
     def __init__(self, backend: Backend, held: HeldJobs) -> None:
@@ -36,17 +37,22 @@ class EngineHost:
         self._held = held
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._unpublished: ModelCard | None = None
+        self.card: ModelCard | None = None
         self.encoder: PromptEncoder | None = None
 
     def load(self, fleet: FleetWriter, give_up: threading.Event) -> bool:
         """Load the model and publish its card; Redis is waited for.
+
+        A card that is not known yet, for the servers behind the model are away, is left to
+        `refresh`: what they told before stays until then.
 
         Args:
             fleet: Where the card goes.
             give_up: Ends the wait.
 
         Returns:
-            Whether the card is published.
+            Whether the model is ready to run.
 
         Raises:
             ModelLoadError: It cannot be loaded; the message says why in one line.
@@ -54,19 +60,31 @@ class EngineHost:
         try:
             with LOADING:
                 card, tokenizer_json = self.backend.load(log.info)
-            encoder = _encoder_of(card, tokenizer_json)
+            encoder = None if tokenizer_json is None else _encoder_of(card, tokenizer_json)
         except ModelLoadError:
             self.backend.close()
             raise
         while not give_up.is_set():
             try:
-                fleet.publish_card(card, tokenizer_json)
+                if self.backend.away is None:
+                    fleet.publish_card(card, tokenizer_json)
             except RedisUnavailableError:
                 give_up.wait(REDIS_RETRY_S)
             else:
-                self.encoder = encoder
+                self.card, self.encoder = card, encoder
                 return True
         return False
+
+    def refresh(self, fleet: FleetWriter) -> None:
+        """Publish the card where it has changed; while Redis is away, at a later call."""
+        self._unpublished = self.backend.new_card() or self._unpublished
+        if self._unpublished is None:
+            return
+        try:
+            fleet.publish_card(self._unpublished, None)
+        except RedisUnavailableError:
+            return
+        self.card, self._unpublished = self._unpublished, None
 
     def start(self, publisher: Publisher) -> None:
         """Begin to run jobs."""
@@ -125,6 +143,8 @@ def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
         choice=choice.index,
         inputs=job.inputs,
         scoring=record.scoring,
+        prompt=job.prompt,
+        committed_texts=choice.committed_texts,
     )
 
 

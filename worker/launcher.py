@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from common import log
 from common.child_process import Child, module_environment
 from common.errors import SettingsError
+from common.model_catalog import ModelCatalog
 from common.settings import Settings, environment_of
 from common.supervisor import Supervisor
 from worker.hand_back import LAUNCH_ID, HandBack
@@ -29,7 +30,10 @@ def run(settings: Settings) -> int:
     Raises:
         SettingsError: DEVICE names a GPU that is not there.
     """
-    devices = choose_devices(settings.device, os.environ, list_gpus)
+    # What other servers run needs no device, and one process can ask them all.
+    is_remote = all(entry.is_upstream for entry in ModelCatalog(settings).served)
+    device = "cpu" if is_remote else settings.device
+    devices = choose_devices(device, os.environ, list_gpus)
     log.configure(settings, "launcher")
     assert settings.redis_url is not None, "the command checks it"
     hand_back = HandBack(settings, settings.redis_url)

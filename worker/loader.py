@@ -86,6 +86,8 @@ class Loader:
             views = self._registry.views(self._waiting(), self._held.first_classes())
             step = self._residency.next_step(views, time.monotonic())
             if step is None:
+                if self._registry.refresh(self._fleet):
+                    self._on_change()
                 self._stop.wait(PERIOD_S)
             else:
                 self._do(step)
@@ -120,9 +122,8 @@ class Loader:
         self._registry.note_loading(model)
         self._on_change()
         began_s = time.monotonic()
-        share = MemoryShare(self._registry.capacity, len(self._registry.loaded))
         try:
-            host = self._create_host(model, share)
+            host = self._create_host(model, self._registry.memory_share())
             is_there = host.load(self._fleet, self._stop)
         except ModelLoadError as error:
             retry_s = self._registry.note_failure(model, error)

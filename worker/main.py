@@ -28,7 +28,7 @@ from common import __version__, keys, log
 from common.cancellations import Cancellations
 from common.connection import connect
 from common.durability import DurabilityCheck
-from common.errors import RedisUnavailableError, SettingsError
+from common.errors import ModelLoadError, RedisUnavailableError, SettingsError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
 from common.job_store import Claims
@@ -278,6 +278,11 @@ def main() -> int:
 
 def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare) -> Backend:
     """What will run a model; nothing is loaded by it."""
+    if entry.backend == "openai":
+        from worker.backends.openai_wire import OpenAIWire
+        from worker.backends.upstream import UpstreamBackend
+
+        return UpstreamBackend(entry, settings, OpenAIWire(), _key_for(entry, settings))
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
     from worker.backends.embedding import EmbeddingBackend
 
@@ -290,6 +295,15 @@ def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare)
     return BackendWithEncoder(
         TransformersBackend(entry, settings, share), lambda: EmbeddingBackend(encoder, settings)
     )
+
+
+def _key_for(entry: CatalogEntry, settings: Settings) -> str | None:
+    if entry.api_key_env is None:
+        return settings.openai_api_key
+    key = os.environ.get(entry.api_key_env)
+    if key is None:
+        raise ModelLoadError(f"Model loading failed: {entry.api_key_env} is not set for its worker")
+    return key
 
 
 def _register_task(app: Celery, runner: JobRunner) -> None:

@@ -133,31 +133,50 @@ class Publisher:
                     self._dirty.setdefault(job.run_id, job)
 
     def _write(self, jobs: Sequence[HeldJob]) -> None:
+        for job in jobs:
+            if job.is_void and not job.done.is_set():
+                self._restart(job)
         batch = self._unsent(jobs)
         if batch:
             answers = self._events.append([append for _, append in batch])
             for (job, append), answer in zip(batch, answers, strict=True):
-                self._settle(job, append.event.choice, answer)
+                self._settle(job, append, answer)
         for job in jobs:
-            if job.outcome is not None and not job.done.is_set():
-                self._end(job, job.outcome)
+            # In this order: what is void has become so before the job could end.
+            outcome = job.outcome
+            if outcome is not None and not job.is_void and not job.done.is_set():
+                self._end(job, outcome)
+
+    def _restart(self, job: HeldJob) -> None:
+        epoch = job.epoch  # what follows may be void in its turn while this is under way
+        log.warning("Starting again from nothing", extra={"task_id": job.job_id})
+        try:
+            self._claims.restart(job.job_id, job.claim.nonce, epoch)
+        except FencedError:
+            self._lose(job)
+            return
+        with self._changed:
+            job.is_void = job.epoch != epoch
 
     def _unsent(self, jobs: Sequence[HeldJob]) -> list[tuple[HeldJob, Append]]:
         with self._changed:
             return [
-                (job, Append(job.job_id, job.claim.nonce, event, job.used_ms))
+                (job, Append(job.job_id, job.claim.nonce, event, job.used_ms, job.epoch))
                 for job in jobs
-                if not job.done.is_set()
+                if not job.done.is_set() and not job.is_void
                 for event in job.unsent
             ]
 
-    def _settle(self, job: HeldJob, choice: int, answer: Appended) -> None:
+    def _settle(self, job: HeldJob, append: Append, answer: Appended) -> None:
         if answer.fenced:
             self._lose(job)
             return
+        choice = job.choices[append.event.choice]
         with self._changed:
-            job.choices[choice].mark_committed(answer.committed)
-            if job.choices[choice].has_unsent:
+            # What was voided while it was under way is no longer known by its positions.
+            if append.epoch == job.epoch:
+                choice.mark_committed(answer.committed)
+            if choice.has_unsent:
                 self._dirty[job.run_id] = job
         if answer.cancelled:
             self._abort(job.run_id)

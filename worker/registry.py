@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.errors import ModelLoadError
-from common.fleet import ServedModel
+from common.fleet import FleetWriter, ServedModel
 from common.model_catalog import CatalogEntry
 from common.schemas import JOB_CLASSES, JobClass
-from worker.backends.base import Backend
+from worker.backends.base import Backend, MemoryShare
 from worker.host import EngineHost
 from worker.residency import ModelView
 
@@ -48,10 +48,11 @@ class _Slot:
     was_tried: bool = False
     num_failures: int = 0
     error: ModelLoadError | None = None
+    away: str | None = None
 
     @property
     def takes_jobs(self) -> bool:
-        return self.host is not None and not self.is_held
+        return self.host is not None and not self.is_held and self.host.backend.away is None
 
     @property
     def is_full(self) -> bool:
@@ -78,8 +79,11 @@ class _Slot:
     def announcement(self, is_consuming: bool) -> ServedModel:
         if self.error is not None:
             return ServedModel("error", self.error.message)
-        if self.host is not None and self.host.encoder is not None and is_consuming:
-            return ServedModel("ready", revision=self.host.encoder.card.fingerprint)
+        away = None if self.host is None else self.host.backend.away
+        if away is not None:
+            return ServedModel("loading", away)
+        if self.host is not None and self.host.card is not None and is_consuming:
+            return ServedModel("ready", revision=self.host.card.fingerprint)
         is_awaited = self.is_of_the_start and not self.was_tried
         if self.host is not None or self.is_loading or is_awaited or self.num_failures:
             return ServedModel("loading")
@@ -130,7 +134,7 @@ class ModelRegistry:
         """
         with self._lock:
             slot = self._slots.get(model)
-            if slot is None or slot.host is None or slot.is_held or slot.is_full:
+            if slot is None or slot.host is None or not slot.takes_jobs or slot.is_full:
                 raise ModelBusy(model)
             slot.num_running += 1
             slot.used_at_s = self._clock()
@@ -217,6 +221,13 @@ class ModelRegistry:
         with self._lock:
             return [model for model, slot in self._slots.items() if slot.host is not None]
 
+    def memory_share(self) -> MemoryShare:
+        """Of the next model that is loaded; those that other servers run take none."""
+        with self._lock:
+            local = [slot for slot in self._slots.values() if not slot.entry.is_upstream]
+        num_loaded = sum(slot.host is not None for slot in local)
+        return MemoryShare(max(1, min(self.capacity, len(local))), num_loaded)
+
     def note_loading(self, model: str) -> None:
         """A load begins."""
         with self._lock:
@@ -246,6 +257,16 @@ class ModelRegistry:
             retry_s, slot.retry_s = slot.retry_s, min(2 * slot.retry_s, MAX_RETRY_S)
             slot.retry_at_s = self._clock() + retry_s
             return retry_s
+
+    def refresh(self, fleet: FleetWriter) -> bool:
+        """Look at loaded models whose servers are elsewhere; whether one has come or gone."""
+        for host in self._hosts():
+            host.refresh(fleet)
+        with self._lock:
+            before = {model: slot.away for model, slot in self._slots.items()}
+            for slot in self._slots.values():
+                slot.away = None if slot.host is None else slot.host.backend.away
+            return before != {model: slot.away for model, slot in self._slots.items()}
 
     def hold(self, model: str, *, is_held: bool, yields_to: JobClass | None = None) -> None:
         """Let a loaded model take no more jobs, or take jobs again.

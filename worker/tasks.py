@@ -26,6 +26,7 @@ from common.event_stream import EventWriter
 from common.events import TokenEvent
 from common.job_store import Claim, Claims, FencedError
 from common.log import log_context
+from common.model_card import ModelCard
 from common.prompt import PromptEncoder, fit
 from common.request_log import OnEnd, outcome_of
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt
@@ -47,14 +48,19 @@ class Draining(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a job asks of the backend: to go on after a prompt, or to embed inputs."""
+    """What a job asks of the backend: to go on after a prompt, or to embed inputs.
+
+    Attributes:
+        prompt: Where another server reads it.
+    """
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
     inputs: tuple[tuple[int, ...], ...] = ()
+    prompt: Prompt | None = None
 
     def hold(self, claim: Claim, committed: list[TokenEvent]) -> HeldJob:
-        return HeldJob(claim, self.prompt_ids, committed, self.max_tokens, self.inputs)
+        return HeldJob(claim, self.prompt_ids, committed, self.max_tokens, self.inputs, self.prompt)
 
 
 class JobRunner:
@@ -167,7 +173,7 @@ class JobRunner:
 
     def _claim(self, model: str, host: EngineHost) -> Claim | None:
         nonce = uuid.uuid4().hex  # kept over repeats: they get the answer that was lost
-        served = {model: _encoder_of(host).card.fingerprint}
+        served = {model: _card_of(host).fingerprint}
         return self._patiently(lambda: self._claims.claim(served, nonce))
 
     def _run_or_hand_back(self, claim: Claim, host: EngineHost) -> None:
@@ -182,7 +188,7 @@ class JobRunner:
     def _run(self, claim: Claim, host: EngineHost) -> None:
         record = claim.record
         try:
-            work = self._prepare(record, _encoder_of(host))
+            work = self._prepare(record, _card_of(host), host.encoder)
         except InvalidRequestError as error:
             self._refuse(claim, error)
             return
@@ -213,20 +219,22 @@ class JobRunner:
         self._give_way(job)  # likewise
         job.done.wait()
 
-    def _prepare(self, record: JobRecord, encoder: PromptEncoder) -> _Work:
+    def _prepare(self, record: JobRecord, card: ModelCard, encoder: PromptEncoder | None) -> _Work:
         """What there is to do.
 
         Raises:
             InvalidRequestError: The prompt or an input, which no gateway could check, cannot be
                 run; or the model has been made one of another kind since.
         """
-        if record.scoring is not None:
+        if record.scoring is not None and encoder is not None:
             return _Work((), 0, _prompts_to_score(record, record.scoring, encoder))
-        if (record.inputs is None) != (encoder.card.kind == "generate"):
+        if (record.inputs is None) != (card.kind == "generate"):
             raise InvalidRequestError(
-                f"Model '{record.model}' is of kind {encoder.card.kind} now: it cannot run this.",
+                f"Model '{record.model}' is of kind {card.kind} now: it cannot run this.",
                 param="model",
             )
+        if encoder is None:
+            return self._prepare_for_server(record)
         if record.inputs is not None:
             return _Work((), 0, encode_inputs(encoder.card, encoder.tokenizer, record.inputs))
         prompt_ids = record.prompt_ids
@@ -237,6 +245,19 @@ class JobRunner:
         default, least = self._default_max_tokens, sampling.min_tokens
         most = fit(encoder.card, len(prompt_ids), sampling.max_tokens, default, least)
         return _Work(prompt_ids, most)
+
+    def _prepare_for_server(self, record: JobRecord) -> _Work:
+        if record.prompt is None:
+            raise InvalidRequestError(
+                f"Another server runs '{record.model}' now; this job's prompt was made of tokens "
+                "for the model that had the name before. Send it again.",
+                param="model",
+            )
+        sampling, default = record.sampling, self._default_max_tokens
+        most = sampling.max_tokens
+        return _Work(
+            (), max(default, sampling.min_tokens) if most is None else most, prompt=record.prompt
+        )
 
     def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(
@@ -265,11 +286,11 @@ class JobRunner:
 def _prompts_to_score(
     record: JobRecord, task: ScoringTask, encoder: PromptEncoder
 ) -> tuple[tuple[int, ...], ...]:
-    length = encoder.card.context_length
+    lengths = [n for n in (encoder.card.context_length, task.context_length) if n is not None]
     prompts = [str(prompt) for prompt in record.inputs or ()]
-    return prompt_ids(encoder.tokenizer, prompts, min(length, task.context_length or length))
+    return prompt_ids(encoder.tokenizer, prompts, min(lengths))
 
 
-def _encoder_of(host: EngineHost) -> PromptEncoder:
-    assert host.encoder is not None, "the registry hands out hosts that are loaded"
-    return host.encoder
+def _card_of(host: EngineHost) -> ModelCard:
+    assert host.card is not None, "the registry hands out hosts that are loaded"
+    return host.card

@@ -118,7 +118,7 @@ class ChatChoice(_Answer):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class _Head(_Answer):
@@ -155,7 +155,7 @@ class CompletionChoice(_Answer):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
 
 
 class Completion(_Head):
@@ -218,7 +218,7 @@ _ERRORS = {
     422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
     500: "The engine could not answer.",
-    502: "The model cannot be loaded.",
+    502: "The model cannot be loaded, or the server that runs it does not answer.",
     503: "The queue is full, Redis is away, or no worker has the model; see `Retry-After`.",
     504: "The answer took longer than `WAIT_LIMIT_S` or `TASK_TIME_LIMIT`.",
 }

@@ -121,6 +121,8 @@ class CompletionCall:
     ) -> Echo | None:
         if not self._echoes:
             return None
+        if card is not None and not card.has_tokenizer:
+            return Echo(prompt.text or "", ())
         texts = await _texts(card, tokenizers)
         ids = record.prompt_ids
         if ids is None:  # the job was accepted before its model was known
@@ -131,7 +133,7 @@ class CompletionCall:
 
 async def family_of(card: ModelCard | None, tokenizers: Tokenizers) -> Family:
     """How a model writes its calls of tools; of one that no worker has announced, our own way."""
-    return Family.GENERIC if card is None else (await tokenizers.encoder(card)).family
+    return Family.GENERIC if card is None else await tokenizers.family(card)
 
 
 async def _texts(card: ModelCard | None, tokenizers: Tokenizers) -> TokenTexts:

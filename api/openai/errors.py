@@ -47,6 +47,6 @@ def retry_headers(error: RequestError) -> dict[str, str]:
 
     Nor is a task that has failed repeated: its workers have tried it often enough.
     """
-    if error.status in _NOT_WORTH_A_RETRY or error.code == "task_failed":
+    if error.status in _NOT_WORTH_A_RETRY or error.code in ("task_failed", "upstream_error"):
         return {"x-should-retry": "false"}
     return {}

@@ -18,6 +18,8 @@ from common.errors import (
     ScorerNotFoundError,
     TaskCancelledError,
     TaskFailedError,
+    UpstreamError,
+    UpstreamFailedError,
 )
 from common.schemas import JobRecord, JobStatus
 
@@ -28,6 +30,7 @@ _ERRORS: dict[str, type[RequestError]] = {
     DeadlineExceededError.__name__: EngineTimeoutError,
     ScorerError.__name__: EngineUnavailableError,
     ScorerNotFoundError.__name__: ScorerNotFoundError,
+    UpstreamError.__name__: UpstreamFailedError,
 }
 """By the `error_type` of the record; a job that was accepted before its model was known may turn
 out to be a bad request only at the worker."""

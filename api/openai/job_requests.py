@@ -89,7 +89,13 @@ def _request(
         metadata=body.metadata,
         params=params,
         router=router_of(body),
+        has_default_top_k=has_default_top_k(body),
     )
+
+
+def has_default_top_k(body: OpenAIRequest) -> bool:
+    """Whether `top_k` is nothing that the client has asked for."""
+    return body.top_k is None and body.strategy != "top_k"
 
 
 def sampling_of(

@@ -22,7 +22,7 @@ from api.openai.calls import Call
 from api.openai.deltas import ChoiceDelta, JobDeltas
 from api.openai.failures import failure_of
 from api.openai.merging import merged
-from api.openai.waiting import CHECK_S, check_workers, wait_for_ends
+from api.openai.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
 from api.submission import Accepted
 from common.errors import InternalError, ModelNotFoundError, RequestError
@@ -134,7 +134,7 @@ class Serving:
     @property
     def _may_begin(self) -> bool:
         """Whether to have the client wait on; without a worker it may still be sent away."""
-        return self._has_begun or not self._gateway.poller.absent_s(self._model)
+        return self._has_begun or may_begin(self._gateway.poller, self._model)
 
     @property
     def _tells_usage(self) -> bool:

@@ -9,7 +9,7 @@ from api.background import end
 from api.fleet_poller import FleetPoller
 from api.openai.deltas import ended_record, shutting_down
 from api.watcher import Watcher
-from common.errors import EngineTimeoutError, NoWorkerError
+from common.errors import EngineTimeoutError, NoWorkerError, UpstreamFailedError
 from common.job_store import Submissions
 from common.schemas import JobRecord
 
@@ -33,6 +33,7 @@ async def wait_for_ends(
     Raises:
         EngineTimeoutError: They have not within the limit.
         NoWorkerError: No worker has announced the model for a while.
+        UpstreamFailedError: The servers that run the model have been away for a while.
         ShuttingDownError: The gateway stops.
         InternalError: A job's record is gone.
     """
@@ -51,12 +52,24 @@ async def wait_for_ends(
         await end(*waits)
 
 
+def may_begin(poller: FleetPoller, model: str) -> bool:
+    """Whether a client may be told to wait on: till then it can still be sent away."""
+    return not poller.absent_s(model) and not poller.away_s(model)
+
+
 def check_workers(poller: FleetPoller, model: str) -> None:
     """Return where it makes sense to wait for a model.
 
     Raises:
         NoWorkerError: No worker has announced it for a while.
+        UpstreamFailedError: The servers that run it have been away for as long as a job is tried.
     """
+    if poller.away_s(model) > poller.upstream_retry_s:
+        raise UpstreamFailedError(
+            f"No server that runs '{model}' answers at present; the request was not kept. To have "
+            "it wait for one, use POST /generate.",
+            retry_after_s=RETRY_AFTER_S,
+        )
     if poller.absent_s(model) >= NO_WORKER_S:
         raise NoWorkerError(
             f"No worker serves '{model}' at present; the request was not kept. To have it wait for "

@@ -107,6 +107,9 @@ def _why_not(fleet: Fleet, model: str) -> str:
     served = fleet.states(model)
     if fleet.state(model) == "error":
         return next((s.reason for s in served if s.reason), "No worker can load the model.")
+    away = fleet.away(model)
+    if away is not None:
+        return away
     return "The model is loading." if served else "No worker serves the model."
 
 

@@ -93,6 +93,12 @@ async def _card(gateway: Gateway, name: str | None) -> ModelCard:
             f"{_what_to_do(gateway.poller.fleet, entry)}.",
             retry_after_s=RETRY_S,
         )
+    if not card.has_tokenizer:
+        raise InvalidRequestError(
+            f"Another server runs '{entry.model}' and keeps its tokenizer to itself; tokens are "
+            "told of models that this service runs itself.",
+            param="model",
+        )
     return card
 
 

@@ -189,12 +189,13 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   redis.call('ZREM', KEY.LEASES, id)
 
   redis.call('HINCRBY', KEY.COUNTERS, 'jobs:' .. status, 1)
-  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', committed)
+  local generated = redis.call('HGET', job, 'completion_tokens') or committed
+  redis.call('HINCRBY', KEY.COUNTERS, 'generation_tokens', generated)
   if committed > 0 or status == 'completed' then
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
-  tally_end(id, status, committed, old[5])
+  tally_end(id, status, generated, old[5])
   if old[4] then
     free_idempotency(old[4])
   end

@@ -14,7 +14,7 @@ from typing import Protocol
 from common.embeddings import Embeddings
 from common.model_card import ModelCard
 from common.sampling import SamplingSpec
-from common.schemas import EngineTimings, JobClass, JobStatus
+from common.schemas import EngineTimings, JobClass, JobStatus, Prompt, TokenUsage
 from common.scorers import ScoringTask
 from common.token_logprobs import TokenLogprobs
 from common.vitals import EngineStats
@@ -46,6 +46,8 @@ class BackendJob:
         used_s: Seconds of execution of earlier attempts; they count toward the time limit.
         inputs: Token ids of each input of an embedding job, which has no prompt.
         scoring: What a scorer does with the inputs' embeddings; None: they are the result.
+        prompt: As the client sent it, for a model without a tokenizer here; it has no `prompt_ids`.
+        committed_texts: Of `committed_ids`, one for each.
     """
 
     run_id: str
@@ -57,6 +59,8 @@ class BackendJob:
     choice: int = 0
     inputs: tuple[tuple[int, ...], ...] = ()
     scoring: ScoringTask | None = None
+    prompt: Prompt | None = None
+    committed_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class BackendEnd:
         tail: Text that was held back until the end.
         error_type: Class name of the error that ended it, with a message safe to show.
         embeddings: Of an embedding or scoring job that is completed.
+        usage: The choice's tokens as the server behind it counts them, where it tells.
     """
 
     status: JobStatus
@@ -78,6 +83,7 @@ class BackendEnd:
     error_type: str | None = None
     error_message: str | None = None
     embeddings: Embeddings | None = None
+    usage: TokenUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Delta:
         logprobs: One for each id where the job asked for them, else none.
         prompt_logprobs: One for each token of the prompt after the first, where the job asked for
             them: once, with choice 0's first delta here or with its end.
+        restarts: What the choice had generated before, in earlier attempts too, is void; `position`
+            is 0.
     """
 
     run_id: str
@@ -102,6 +110,7 @@ class Delta:
     logprobs: tuple[TokenLogprobs, ...] = ()
     choice: int = 0
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    restarts: bool = False
 
 
 LOADING = threading.Lock()
@@ -114,14 +123,15 @@ Deliver = Callable[[Sequence[Delta]], None]
 class Backend(Protocol):
     """What the host needs of a backend. Only `run` may block."""
 
-    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
+    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str | None]:
         """Load the model.
 
         Args:
             say: Takes a line of progress for a person to read.
 
         Returns:
-            The card to publish, and the tokenizer file's content.
+            The card to publish, and the tokenizer file's content; None where prompts go to the
+            backend as they came.
 
         Raises:
             ModelLoadError: It cannot be loaded; the message says why in one line.
@@ -156,6 +166,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the model's memory back; `run` has returned, and nothing else follows."""
+        ...
+
+    @property
+    def away(self) -> str | None:
+        """In one line, why no job should be brought now, though the model is loaded. Thread-safe.
+
+        None: they may come. Jobs that run are the backend's own care.
+        """
+        ...
+
+    def new_card(self) -> ModelCard | None:
+        """The card, where it has changed since it was last told. Thread-safe."""
         ...
 
     @property

@@ -150,6 +150,15 @@ class EmbeddingBackend:
             torch.cuda.empty_cache()
 
     @property
+    def away(self) -> str | None:
+        """Nothing that is loaded goes away; see the contract."""
+        return None
+
+    def new_card(self) -> ModelCard | None:
+        """What is loaded stays as it is; see the contract."""
+        return None
+
+    @property
     def step_s(self) -> float:
         """How long the present batch has been running; see the contract."""
         began = self._step_began

@@ -37,7 +37,7 @@ class BackendWithEncoder:
         self._aborted: set[str] = set()
         self._has_work = threading.Event()
 
-    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str]:
+    def load(self, say: Callable[[str], None]) -> tuple[ModelCard, str | None]:
         """Load the model that generates; see the contract."""
         return self._inner.load(say)
 
@@ -88,6 +88,15 @@ class BackendWithEncoder:
         if self._encoder is not None:
             self._encoder.close()
         self._inner.close()
+
+    @property
+    def away(self) -> str | None:
+        """Of what generates; see the contract."""
+        return self._inner.away
+
+    def new_card(self) -> ModelCard | None:
+        """Of what generates; see the contract."""
+        return self._inner.new_card()
 
     @property
     def step_s(self) -> float:

@@ -29,7 +29,7 @@ class ScorerRoster:
     On a thread of its own: a folder on another host may hang, and the heartbeat must not.
 
     Args:
-        entries: The models that this worker serves.
+        entries: The models that this worker serves; those that other servers run encode nothing.
         on_change: Called when what the worker announces has changed.
 
     Attributes:
@@ -44,7 +44,7 @@ class ScorerRoster:
         on_change: Callable[[], None],
     ) -> None:
         self._files = files
-        self._entries = entries
+        self._entries = [entry for entry in entries if not entry.is_upstream]
         self._fleet = fleet
         self._on_change = on_change
         self._seen: dict[str, tuple[tuple[int, ...], ScorerConfig]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from api.gateway import Gateway
 from api.job_request import JobRequest, router_of
-from api.openai.job_requests import sampling_of
+from api.openai.job_requests import has_default_top_k, sampling_of
 from api.openai.responses.conversation import (
     EARLIER,
     Item,
@@ -90,6 +90,7 @@ def _job(
         params=PARAMS if calling is None else PARAMS | {"response_format": "tools"},
         reply=reply,
         router=router_of(body),
+        has_default_top_k=has_default_top_k(body),
     )
 
 
@@ -146,7 +147,7 @@ async def _family(body: ResponseRequest, gateway: Gateway) -> Family | None:
     with suppress(ModelNotFoundError):
         card = await gateway.poller.card(gateway.catalog.resolve(body.model).model)
         if card is not None:
-            return (await gateway.tokenizers.encoder(card)).family
+            return await gateway.tokenizers.family(card)
     return None
 
 

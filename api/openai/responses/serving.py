@@ -23,7 +23,7 @@ from api.openai.responses.output import Event
 from api.openai.responses.reply import PARAMS, Reply
 from api.openai.responses.stream import NOTHING, ResponseStream
 from api.openai.responses.view import body_of
-from api.openai.waiting import CHECK_S, check_workers, wait_for_ends
+from api.openai.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
 from common.errors import RequestError, ShuttingDownError
 from common.schemas import JobRecord
@@ -116,7 +116,7 @@ class Waiting:
 
     def _may_begin(self, has_begun: bool) -> bool:
         """Whether to have the client wait on; without a worker it may still be sent away."""
-        return has_begun or not self._gateway.poller.absent_s(self._record.model)
+        return has_begun or may_begin(self._gateway.poller, self._record.model)
 
 
 async def watching(

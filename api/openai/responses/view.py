@@ -51,7 +51,7 @@ class Reading:
         if reply.reads_calls and family is None:
             family = Family.GENERIC
             if card is not None:
-                family = (await gateway.tokenizers.encoder(card)).family
+                family = await gateway.tokenizers.family(card)
         if card is None or not has_logprobs:
             return cls(family, None)
         return cls(family, await gateway.tokenizers.texts(card))
