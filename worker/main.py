@@ -15,6 +15,7 @@ import sys
 import threading
 import uuid
 import warnings
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -48,6 +49,8 @@ from worker.loader import Loader
 from worker.publisher import Publisher
 from worker.reaper import Reaper
 from worker.registry import ModelBusy, ModelRegistry
+from worker.scoring.roster import ScorerRoster
+from worker.scoring.storage import ScorerFiles
 from worker.tasks import Draining, JobRunner
 from worker.vitals import VitalSigns
 
@@ -87,16 +90,9 @@ class Worker:
             lease_s=settings.lease_s,
             engine_stall_s=settings.engine_stall_s,
         )
-        self._loader = Loader(
-            self._models,
-            self._create_host,
-            FleetWriter(self._client),
-            self._publisher,
-            self._heartbeat.beat_soon,
-            self._on_loaded,
-        )
-        self._reaper = Reaper(
-            Reaping(self._client, settings), self._claims, self._models.errors, on_end
+        fleet = FleetWriter(self._client)
+        self._roster = ScorerRoster(
+            ScorerFiles(settings.scorers_dir), entries, fleet, self._heartbeat.beat_soon
         )
         self._runner = JobRunner(
             self._models,
@@ -105,6 +101,19 @@ class Worker:
             events,
             on_end,
             default_max_tokens=settings.max_new_tokens,
+        )
+        self._loader = Loader(
+            self._models,
+            self._create_host,
+            fleet,
+            self._publisher,
+            self._heartbeat.beat_soon,
+            self._on_loaded,
+            self._held,
+            self._runner.give_way,
+        )
+        self._reaper = Reaper(
+            Reaping(self._client, settings), self._claims, self._models.errors, on_end
         )
 
     def run(self) -> int:
@@ -116,6 +125,7 @@ class Worker:
         signal.signal(signal.SIGINT, _leave)
         self._heartbeat.start()
         self._reaper.start()
+        self._roster.start()
         try:
             self._publisher.start()
             self._loader.start()
@@ -197,6 +207,7 @@ class Worker:
         self._models.stop()
         self._heartbeat.stop()
         self._reaper.stop()
+        self._roster.stop()
         try:
             self._claims.leave()
         except RedisUnavailableError:
@@ -219,6 +230,7 @@ class Worker:
             models={} if self._is_leaving.is_set() else self._announcements(),
             gpu_memory=self._models.gpu_memory(),
             vitals=self._vital_signs.read(self._models.backends()),
+            scorers={} if self._is_leaving.is_set() else self._roster.announced,
         )
 
     def _announcements(self) -> dict[str, ServedModel]:
@@ -277,13 +289,17 @@ def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare)
 
         return UpstreamBackend(entry, settings, OpenAIWire(), _key_for(entry, settings))
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
-    if entry.kind == "embed":
-        from worker.backends.embedding import EmbeddingBackend
+    from worker.backends.embedding import EmbeddingBackend
 
+    if entry.kind == "embed":
         return EmbeddingBackend(entry, settings)
     from worker.backends.transformers import TransformersBackend
+    from worker.backends.with_encoder import BackendWithEncoder
 
-    return TransformersBackend(entry, settings, share)
+    encoder = replace(entry, kind="embed", dtype="float32")
+    return BackendWithEncoder(
+        TransformersBackend(entry, settings, share), lambda: EmbeddingBackend(encoder, settings)
+    )
 
 
 def _key_for(entry: CatalogEntry, settings: Settings) -> str | None:

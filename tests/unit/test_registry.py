@@ -102,8 +102,9 @@ def test_using_a_model_is_noted_at_its_begin_and_its_end(
     clock.now_s = 101
     with models.use("a"):
         clock.now_s = 102
-    [a, *_] = models.views({"a": 4})
+    [a, *_] = models.views({"a": {"normal": 1, "low": 3}}, {"a": "low"})
     assert (a.loaded_at_s, a.load_s, a.used_at_s, a.num_waiting) == (100, 7, 102, 4)
+    assert (a.first_running, a.first_waiting) == ("low", "normal")
 
 
 def test_each_model_is_announced_as_it_stands(models: ModelRegistry) -> None:
@@ -139,7 +140,7 @@ def test_a_model_that_fails_is_tried_again_ever_later_until_it_is_loaded(
     error = ModelLoadError("no such folder")
     pauses = [models.note_failure("a", error) for _ in range(6)]
     assert pauses == [FIRST_RETRY_S, 10, 20, 40, MAX_RETRY_S, MAX_RETRY_S]
-    assert models.views({})[0].retry_at_s == clock.now_s + MAX_RETRY_S
+    assert models.views({}, {})[0].retry_at_s == clock.now_s + MAX_RETRY_S
     models.put("a", host("a"), 1)
     assert models.note_failure("a", error) == FIRST_RETRY_S
 
