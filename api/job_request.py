@@ -60,9 +60,9 @@ class JobRequest:
         inputs: What an embedding job embeds, or the prompts of a scoring job; None: the jobs
             generate.
         dimensions: The size that its vectors have to have; None: any.
-        scoring: What a scoring job asks of its scorer, which decides the model.
         has_default_top_k: `top_k` is not the client's: for a model that another server runs, whose
             own default nobody knows, all tokens are kept.
+        scoring: What a scoring job asks of its scorer, which decides the model.
     """
 
     prompts: tuple[Prompt, ...]
@@ -78,9 +78,9 @@ class JobRequest:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     dimensions: int | None = None
+    has_default_top_k: bool = False
     scoring: ScoringTask | None = None
     router: RouterSpec | None = None
-    has_default_top_k: bool = False
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:

@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.job_store import Idempotency, Submissions, Submitted
 from common.model_card import ModelCard
-from common.model_catalog import CatalogEntry, ModelCatalog
+from common.model_catalog import ModelCatalog
 from common.parameters import check_parameters
 from common.prompt import fit
 from common.sampling import MAX_CHOICES, SamplingSpec
@@ -89,7 +89,7 @@ class _Target:
         card: None where no worker has announced it.
     """
 
-    entry: CatalogEntry
+    model: str
     card: ModelCard | None
     scoring: ScoringTask | None
     routing: Routing | None
@@ -170,7 +170,7 @@ class Submitter:
             return _replayed(answer)
         jobs = tuple(AcceptedJob(s.job_id, s.stream_token, JobStatus.QUEUED) for s in specs)
         group_id = specs[0].job_id if len(specs) == 1 else group_of(specs[0].job_id)
-        return Accepted(group_id, jobs, answer, target.entry.model)
+        return Accepted(group_id, jobs, answer, target.model)
 
     async def _submitted(
         self,
@@ -229,22 +229,22 @@ class Submitter:
     async def _target(self, request: JobRequest, key_id: str, request_id: str) -> _Target:
         scoring, routing = None, None
         if request.scoring is not None:
-            entry, scoring = await self._scored_by(request.scoring)
+            model, scoring = await self._scored_by(request.scoring)
         elif request.router is not None:
             routing = await self._router.pick(request, request.router, key_id, request_id)
-            entry = self._catalog.resolve(routing.model)
+            model = routing.model
         else:
-            entry = self._entry(request)
-        card = await self._poller.card(entry.model)
-        if card is not None and card.has_tokenizer == entry.is_upstream:
+            model = self._model(request)
+        card = await self._poller.card(model)
+        if card is not None and card.has_tokenizer == self._is_upstream(model):
             card = None  # of the time when another backend ran it
         if card is not None:
             _check_dimensions(card, request.dimensions)
-            if request.inputs is None:
-                check_parameters(card.model, card.parameters, request.sampling, request.prompts)
+            sampling = self._sampling(request, model)
+            check_parameters(card.model, card.parameters, sampling, request.prompts)
             if card.has_tokenizer:
                 _check_token_ids(card, request.sampling)
-        return _Target(entry, card, scoring, routing)
+        return _Target(model, card, scoring, routing)
 
     async def _specs(
         self,
@@ -253,12 +253,11 @@ class Submitter:
         key_id: str,
         request_id: str,
     ) -> list[JobSpec]:
-        if target.entry.is_upstream and request.has_default_top_k:
-            request = replace(request, sampling=replace(request.sampling, top_k=0))
+        request = replace(request, sampling=self._sampling(request, target.model))
         spec = JobSpec(
             job_id=request.group_id or str(uuid.uuid4()),
             key_id=key_id,
-            model=target.entry.model,
+            model=target.model,
             job_class=request.job_class,
             sampling=request.sampling,
             stream_token="",
@@ -276,12 +275,11 @@ class Submitter:
             return [await self._embedding_spec(spec, target.card, request.inputs)]
         return await self._generating_specs(spec, target.card, request)
 
-    async def _scored_by(self, task: ScoringTask) -> tuple[CatalogEntry, ScoringTask]:
+    async def _scored_by(self, task: ScoringTask) -> tuple[str, ScoringTask]:
         """The model whose workers score, and the task as they need it."""
         card, model = await self._scorers.find(task.scorer)
         check_candidates(card.name, card.models, task.models)
-        entry = self._catalog.resolve(model)
-        return entry, replace(task, context_length=card.context_length)
+        return model, replace(task, context_length=card.context_length)
 
     async def _embedding_spec(
         self, spec: JobSpec, card: ModelCard | None, inputs: tuple[Input, ...]
@@ -331,7 +329,16 @@ class Submitter:
         most = fit(card, len(ids), sampling.max_tokens, default, least)
         return ids, sampling.with_max_tokens(most)
 
-    def _entry(self, request: JobRequest) -> CatalogEntry:
+    def _sampling(self, request: JobRequest, model: str) -> SamplingSpec:
+        """As asked for; our default of `top_k` is none of another server's."""
+        if request.has_default_top_k and self._is_upstream(model):
+            return replace(request.sampling, top_k=0)
+        return request.sampling
+
+    def _is_upstream(self, model: str) -> bool:
+        return any(entry.is_upstream for entry in self._catalog.entries if entry.model == model)
+
+    def _model(self, request: JobRequest) -> str:
         try:
             entry = self._catalog.resolve(request.model)
         except ModelNotFoundError:
@@ -349,7 +356,7 @@ class Submitter:
                 f"Model '{entry.model}' generates; embeddings are made by models of kind embed",
                 param="model",
             )
-        return entry
+        return entry.model
 
     def _check_memory(self) -> None:
         fleet = self._poller.fleet

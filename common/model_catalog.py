@@ -157,7 +157,7 @@ def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
         kind=entry.kind,
         max_batch_size=entry.max_batch_size or settings.max_batch_size,
         kv_cache_gib=entry.kv_cache_gib,
-        cost=entry.cost,
         base_urls=entry.base_urls or settings.base_urls(backend),
         api_key_env=entry.api_key_env,
+        cost=entry.cost,
     )

@@ -109,9 +109,9 @@ class ModelEntry(BaseModel):
     Attributes:
         source: A hub name, a path, or the bundled model's name.
         path: The same, taken as a path whatever its form.
-        cost: What an answer of it costs, in any unit; routers weigh it against scores.
         base_url: Of a model that other servers run: where they are.
         api_key_env: The environment variable that holds the key for them.
+        cost: What an answer of it costs, in any unit; routers weigh it against scores.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -231,9 +231,9 @@ class Outcome:
         prompt_logprobs: One for each token of the prompt, None for the first, where they were asked
             for, else none.
         embeddings: Of an embedding job that is completed.
-        error_param: The field of the request at fault, as errors call it before a route renames it.
         completion_tokens: Of all choices together, where that is not the number of their ids.
         counted_by: None where the engine that generated them is ours.
+        error_param: The field of the request at fault, as errors call it before a route renames it.
     """
 
     status: JobStatus
@@ -245,9 +245,9 @@ class Outcome:
     error_message: str | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     embeddings: Embeddings | None = None
-    error_param: str | None = None
     completion_tokens: int | None = None
     counted_by: CountedBy | None = None
+    error_param: str | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""

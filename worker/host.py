@@ -142,9 +142,9 @@ def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
         used_s=record.used_ms / 1000,
         choice=choice.index,
         inputs=job.inputs,
-        scoring=record.scoring,
         prompt=job.prompt,
         committed_texts=choice.committed_texts,
+        scoring=record.scoring,
     )
 
 

@@ -178,7 +178,12 @@ class Worker:
 
     def _on_loaded(self, model: str) -> None:
         # A loaded model is of no use before Celery takes permits.
-        if self._is_consuming.is_set():
+        if not self._is_consuming.is_set():
+            return
+        backend = self._models.backends().get(model)
+        if backend is not None and backend.away is not None:
+            logger.warning("Model %s waits: %s", model, backend.away)
+        else:
             logger.info("Model %s is ready on %s", model, self._device)
 
     def _on_shutdown(self, **_: Any) -> None:

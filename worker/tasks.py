@@ -283,14 +283,15 @@ class JobRunner:
                     raise Draining from None
 
 
-def _prompts_to_score(
-    record: JobRecord, task: ScoringTask, encoder: PromptEncoder
-) -> tuple[tuple[int, ...], ...]:
-    lengths = [n for n in (encoder.card.context_length, task.context_length) if n is not None]
-    prompts = [str(prompt) for prompt in record.inputs or ()]
-    return prompt_ids(encoder.tokenizer, prompts, min(lengths))
-
-
 def _card_of(host: EngineHost) -> ModelCard:
     assert host.card is not None, "the registry hands out hosts that are loaded"
     return host.card
+
+
+def _prompts_to_score(
+    record: JobRecord, task: ScoringTask, encoder: PromptEncoder
+) -> tuple[tuple[int, ...], ...]:
+    length = encoder.card.context_length
+    assert length is not None, "who encodes prompts knows how long they may be"
+    prompts = [str(prompt) for prompt in record.inputs or ()]
+    return prompt_ids(encoder.tokenizer, prompts, min(length, task.context_length or length))

@@ -28,9 +28,9 @@ _ERRORS: dict[str, type[RequestError]] = {
     ContextLengthError.__name__: ContextLengthError,
     ModelLoadError.__name__: EngineUnavailableError,
     DeadlineExceededError.__name__: EngineTimeoutError,
+    UpstreamError.__name__: UpstreamFailedError,
     ScorerError.__name__: EngineUnavailableError,
     ScorerNotFoundError.__name__: ScorerNotFoundError,
-    UpstreamError.__name__: UpstreamFailedError,
 }
 """By the `error_type` of the record; a job that was accepted before its model was known may turn
 out to be a bad request only at the worker."""

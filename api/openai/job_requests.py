@@ -88,8 +88,8 @@ def _request(
         user_id=body.user,
         metadata=body.metadata,
         params=params,
-        router=router_of(body),
         has_default_top_k=has_default_top_k(body),
+        router=router_of(body),
     )
 
 

@@ -89,8 +89,8 @@ def _job(
         metadata=body.metadata,
         params=PARAMS if calling is None else PARAMS | {"response_format": "tools"},
         reply=reply,
-        router=router_of(body),
         has_default_top_k=has_default_top_k(body),
+        router=router_of(body),
     )
 
 
