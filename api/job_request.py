@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from api.schemas import (
     DEFAULT_TOP_K,
@@ -91,7 +91,7 @@ def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
 def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> JobRequest:
     """What the body of `POST /batch/generate` asks for."""
     prompts = tuple(Prompt(text=prompt, raw=body.raw) for prompt in body.prompts)
-    return _request(prompts, body, settings)
+    return replace(_request(prompts, body, settings), params={"prompt": "prompts"})
 
 
 def named(error: RequestError, params: Mapping[str, str]) -> RequestError:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.field_error import FieldError
 from api.response_format import ResponseFormat
 from common.schemas import JobClass
 from common.scorers import check_reference
@@ -137,7 +138,7 @@ class ModelChoice(BaseModel):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         if self.model is not None and self.model_id not in (None, self.model):
-            raise ValueError("model and model_id are two names of one field; got different values")
+            raise FieldError("model_id", "is another name of model; got different values")
         return self
 
     @property
@@ -239,9 +240,9 @@ class GenerationOptions(ModelChoice):
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens must be at most max_tokens; got {self.min_tokens} and "
-                f"{self.max_tokens}"
+            raise FieldError(
+                "min_tokens",
+                f"must be at most max_tokens; got {self.min_tokens} and {self.max_tokens}",
             )
         return self
 
@@ -323,9 +324,9 @@ class GenerateRequest(GenerationOptions, RouterFields, _OnePrompt):
             came = "neither" if self.prompt is None else "both"
             raise ValueError(f"Exactly one of prompt and messages is expected; got {came}")
         if self.prompt is not None and not self.raw and not self.prompt.strip():
-            raise ValueError("prompt must not be empty; got nothing but white space")
+            raise FieldError("prompt", "must not be empty; got nothing but white space")
         if self.raw and self.messages is not None:
-            raise ValueError("raw goes with prompt, not with messages")
+            raise FieldError("raw", "goes with prompt, not with messages")
         self.check_router(self.model_name)
         return self
 
@@ -337,5 +338,5 @@ class BatchGenerateRequest(GenerationOptions, _ManyPrompts):
     def _check_prompts(self) -> Self:
         for index, prompt in enumerate(self.prompts):
             if not (prompt if self.raw else prompt.strip()):
-                raise ValueError(f"prompts[{index}] must not be empty")
+                raise FieldError(f"prompts[{index}]", "must not be empty")
         return self

@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
+from api.field_error import FieldError
 from api.openai.conversation_schemas import MESSAGES, TOOL_CHOICE, TOOLS, or_null
-from api.openai.fields import FieldError, OpenAIRequest, Unused
+from api.openai.fields import OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from api.schemas import MAX_INT
 

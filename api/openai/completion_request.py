@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from api.openai.fields import FieldError, OpenAIRequest, Unused
+from api.field_error import FieldError
+from api.openai.fields import OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from api.schemas import MAX_INT
 from common.schemas import Prompt

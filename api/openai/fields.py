@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from api.field_error import FieldError
 from api.schemas import (
     MAX_FIELDS,
     MAX_INT,
@@ -25,18 +26,6 @@ from api.schemas import (
 )
 from common.sampling import MAX_CHOICES
 from common.schemas import JobClass
-
-
-class FieldError(ValueError):
-    """What is wrong with a body as a whole.
-
-    Attributes:
-        param: The field at fault.
-    """
-
-    def __init__(self, param: str, problem: str) -> None:
-        super().__init__(f"{param} {problem}")
-        self.param = param
 
 
 class StreamOptions(BaseModel):

@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from api.field_error import FieldError
 from api.openai.conversation_schemas import FLAT_TOOL_CHOICE, FLAT_TOOLS, INPUT, or_null
-from api.openai.fields import FieldError, OpenAIRequest, Unused
+from api.openai.fields import OpenAIRequest, Unused
 from api.response_format import (
     ChoiceFormat,
     JsonObjectFormat,

@@ -11,6 +11,7 @@ from common.connection import SyncRedis
 
 LIMIT = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
+MESSAGES = [{"role": "user", "content": "b"}]
 
 
 async def assert_refused(
@@ -97,13 +98,9 @@ async def test_a_bad_field_is_named_with_what_was_expected_and_what_came(
     [
         ({}, "Exactly one of prompt and messages is expected; got neither."),
         (
-            {"prompt": "a", "messages": [{"role": "user", "content": "b"}]},
+            {"prompt": "a", "messages": MESSAGES},
             "Exactly one of prompt and messages is expected; got both.",
         ),
-        ({"prompt": " \n"}, "prompt must not be empty; got nothing but white space."),
-        ({"prompt": "a", "min_tokens": 5, "max_tokens": 3}, "got 5 and 3."),
-        ({"messages": [{"role": "user", "content": "b"}], "raw": True}, "raw goes with prompt"),
-        ({"prompt": "a", "model": "x", "model_id": "y"}, "two names of one field"),
         ({f"field{i}": 0 for i in range(100)}, "at most 64 fields; got 100"),
         (["hello"], 'The body must be a JSON object; got ["hello"].'),
         ("hello", "The body must be a JSON object"),
@@ -114,6 +111,27 @@ async def test_a_body_that_does_not_hold_together_is_400(
     http: httpx.AsyncClient, body: Any, message: str
 ) -> None:
     await assert_refused(await http.post("/generate", json=body), message)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        (
+            "/generate",
+            {"prompt": " \n"},
+            "prompt",
+            "must not be empty; got nothing but white space.",
+        ),
+        ("/generate", {"prompt": "a", "min_tokens": 5, "max_tokens": 3}, "min_tokens", "5 and 3."),
+        ("/generate", {"messages": MESSAGES, "raw": True}, "raw", "raw goes with prompt"),
+        ("/generate", {"prompt": "a", "model": "x", "model_id": "y"}, "model_id", "name of model;"),
+        ("/batch/generate", {"prompts": ["a", " "]}, "prompts[1]", "prompts[1] must not be empty"),
+    ],
+)
+async def test_a_rule_between_fields_names_the_one_at_fault(
+    http: httpx.AsyncClient, path: str, body: Any, param: str, message: str
+) -> None:
+    await assert_refused(await http.post(path, json=body), message, param=param)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ async def test_a_bad_batch_is_refused_whole(
     assert client.zcard(keys.ready(MODEL, "normal")) == 0
 
 
+async def test_a_prompt_that_is_too_long_is_named_as_this_route_calls_it(
+    http: httpx.AsyncClient,
+) -> None:
+    response = await http.post("/batch/generate", json=PROMPTS | {"prompts": ["a", "b" * 1000]})
+
+    assert response.json()["param"] == "prompts"
+
+
 async def test_an_unknown_model_is_404(http: httpx.AsyncClient) -> None:
     for path, body in (("/batch/generate", PROMPTS), ("/stream/generate", STORY)):
         response = await http.post(path, json=body | {"model_id": "does-not-exist"})
