@@ -48,6 +48,7 @@ class HeldJob:
         used_ms: Execution time: of choices that run side by side it is the longest, not the sum.
         epoch: How often what was committed has been voided by who held the job.
         is_void: Redis still has output of an earlier epoch.
+        held_at_s: Since when it is here, by `time.monotonic`.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class HeldJob:
             HeldChoice(index, [event for event in committed if event.choice == index])
             for index in range(claim.record.sampling.n)
         ]
+        self.held_at_s = time.monotonic()
+        self._num_before = self.num_committed
         # The first choice that has not come to its own end: it decides how the job ends.
         self._breach: BackendEnd | None = None
         self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
@@ -93,6 +96,11 @@ class HeldJob:
     def num_committed(self) -> int:
         """Tokens that Redis has, of all choices together."""
         return sum(choice.num_committed for choice in self.choices)
+
+    @property
+    def has_added(self) -> bool:
+        """Whether Redis has anything of this claim, so that the next one need not do it again."""
+        return self.num_committed > self._num_before
 
     @property
     def unsent(self) -> list[TokenEvent]:
@@ -249,6 +257,11 @@ class HeldJobs:
             before = classes.setdefault(record.model, record.job_class)
             classes[record.model] = min(before, record.job_class, key=JOB_CLASSES.index)
         return classes
+
+    def lost_s(self, model: str, now_s: float) -> float:
+        """Seconds of the longest work that is lost if the model's jobs are handed back now."""
+        jobs = [job for job in self.all() if job.claim.record.model == model]
+        return max((now_s - job.held_at_s for job in jobs if not job.has_added), default=0.0)
 
     def holdings(self) -> list[Holding]:
         """What a heartbeat reports."""

@@ -115,6 +115,7 @@ class Loader:
             log.info("Model %s takes no more jobs: others have waited long", step.model)
         else:
             self._registry.hold(step.model, is_held=True, yields_to=step.to)
+            self._registry.note_lost(step.model, self._held.lost_s(step.model, time.monotonic()))
             log.info("Model %s gives way to a job of class %s for another", step.model, step.to)
             self._hand_back(step.model)
 

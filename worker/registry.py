@@ -43,6 +43,7 @@ class _Slot:
     used_at_s: float = 0.0
     loaded_at_s: float = 0.0
     load_s: float = 0.0
+    lost_s: float = 0.0
     retry_s: float = FIRST_RETRY_S
     retry_at_s: float = 0.0
     was_tried: bool = False
@@ -68,6 +69,7 @@ class _Slot:
             used_at_s=self.used_at_s,
             loaded_at_s=self.loaded_at_s,
             load_s=self.load_s,
+            lost_s=self.lost_s,
             retry_at_s=self.retry_at_s,
             was_tried=self.was_tried,
             has_failed=self.num_failures > 0,
@@ -276,6 +278,11 @@ class ModelRegistry:
         with self._lock:
             slot = self._slots[model]
             slot.is_held, slot.yields_to = is_held, yields_to
+
+    def note_lost(self, model: str, lost_s: float) -> None:
+        """The model gives way, and a job that ran for so many seconds will have to begin anew."""
+        with self._lock:
+            self._slots[model].lost_s = lost_s
 
     def yields(self, model: str, job_class: JobClass) -> bool:
         """Whether the model hands back its jobs of a class, to give way to a higher one."""

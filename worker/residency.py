@@ -10,8 +10,9 @@ The rules, first come first:
   that was used longest ago gives way.
 * Where no model is idle, one whose jobs, running or waiting, are all of a lower class than a job
   that waits for another model gives way at once: it takes no more jobs, and hands those of the
-  lower class back, to go on later. Not before it has been loaded for `LEAST_TURN_S` and
-  `LOADS_PER_SWAP` times as long as loading takes.
+  lower class back, to go on later. Not before it has been loaded for `LEAST_TURN_S`,
+  `LOADS_PER_SWAP` times as long as loading takes, and `LOST_FACTOR` times as long as the work that
+  was lost when it gave way before.
 * Where none is of a lower class, and the jobs have waited for their patience, the model that has
   been loaded longest takes no more jobs; it gives way when those that run have ended.
 * Room that nobody wants is given to the models of the start again.
@@ -30,6 +31,8 @@ LOADS_PER_SWAP = 2.0
 """So that of models that are all busy, loading takes a third of the time at most, and half of it
 where they give way to higher classes."""
 LEAST_TURN_S = 2.0
+LOST_FACTOR = 2.0
+"""So that a job which begins anew each time, as one that embeds, gets a turn that is enough."""
 OUTRANK_AFTER_S = 0.5
 """Another worker that has the model loaded claims a job sooner."""
 
@@ -64,6 +67,7 @@ class ModelView:
         used_at_s: When it last began or ended a job.
         loaded_at_s: When it was loaded.
         load_s: How long its last load took; 0 where that is not known.
+        lost_s: When it last gave way: how long the job that had nothing to show for it had run.
         retry_at_s: It is not loaded before this.
         was_tried: It has been loaded, or could not be.
         has_failed: Its last load failed.
@@ -77,6 +81,7 @@ class ModelView:
     used_at_s: float = 0.0
     loaded_at_s: float = 0.0
     load_s: float = 0.0
+    lost_s: float = 0.0
     retry_at_s: float = 0.0
     was_tried: bool = False
     has_failed: bool = False
@@ -169,7 +174,8 @@ class Residency:
         first = min(waiting, key=lambda view: view.rank)
 
         def has_had_its_turn(view: ModelView) -> bool:
-            turn_s = max(LEAST_TURN_S, LOADS_PER_SWAP * max(view.load_s, first.load_s))
+            loads_s = LOADS_PER_SWAP * max(view.load_s, first.load_s)
+            turn_s = max(LEAST_TURN_S, loads_s, LOST_FACTOR * view.lost_s)
             return now_s - view.loaded_at_s >= turn_s
 
         lower = [view for view in loaded if view.rank > first.rank and has_had_its_turn(view)]

@@ -12,7 +12,7 @@ from common.sampling import SamplingSpec
 from common.schemas import EngineTimings, JobRecord, JobStatus
 from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
-from worker.held_jobs import HeldJob
+from worker.held_jobs import HeldJob, HeldJobs
 
 STOP = BackendEnd(JobStatus.COMPLETED, "stop", "tail", EngineTimings(1.0, 2.0, 3, 4))
 LENGTH = BackendEnd(JobStatus.COMPLETED, "length", "", EngineTimings(2.0, 1.0, 5, 0))
@@ -155,3 +155,15 @@ def test_a_job_that_breaks_off_before_its_prompt_is_read_has_no_logprobs_of_it()
     job.add(delta(0, 0, end=TIMEOUT))
     assert job.outcome is not None
     assert job.outcome.prompt_logprobs == ()
+
+
+def test_work_is_lost_for_as_long_as_a_job_of_the_model_has_added_nothing() -> None:
+    held, job = HeldJobs(), held_job(2, [event(0, 0, 5)])
+    held.add(job)
+    began_s = job.held_at_s
+    assert held.lost_s("m", began_s + 3) == 3
+    assert held.lost_s("another", began_s + 3) == 0
+    job.add(delta(1, 0, 7))
+    assert held.lost_s("m", began_s + 3) == 3  # Redis does not have it yet
+    job.choices[1].mark_committed(1)
+    assert held.lost_s("m", began_s + 3) == 0

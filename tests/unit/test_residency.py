@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.schemas import JobClass
 from worker.residency import (
     LEAST_TURN_S,
     LOADS_PER_SWAP,
+    LOST_FACTOR,
     OUTRANK_AFTER_S,
     SWAP_AFTER_S,
     ModelView,
@@ -204,6 +207,40 @@ def test_a_model_that_was_just_loaded_has_its_turn_first(load_s: float) -> None:
     assert residency.next_step([a, b], 100) is None
     assert residency.next_step([a, b], 100 + turn_s - 0.1) is None
     assert residency.next_step([a, b], 100 + turn_s) == Step("yield", "a", "high")
+
+
+def test_a_turn_is_longer_than_the_last_one_in_which_work_was_lost() -> None:
+    residency = Residency(["a", "b"], 1)
+    a = loaded("a", 1, first_running="low", loaded_at_s=100, lost_s=4.0)
+    b = unloaded("b", 1, first_waiting="normal")
+    assert residency.next_step([a, b], 100) is None
+    assert residency.next_step([a, b], 100 + LOST_FACTOR * 4 - 0.1) is None
+    assert residency.next_step([a, b], 100 + LOST_FACTOR * 4) == Step("yield", "a", "normal")
+
+
+@pytest.mark.parametrize("work_s", [1.0, 27.0, 100.0])
+def test_a_low_job_that_begins_anew_each_time_ends_beside_normal_ones_that_never_end(
+    work_s: float,
+) -> None:
+    residency, place, since_s, lost_s, is_held = Residency(["a", "b"], 1), "b", 0.0, 0.0, False
+    for tick in range(4000):
+        now_s = tick / 4
+        if place == "a" and now_s - since_s >= work_s:
+            return
+        a, b = unloaded("a", 1, first_waiting="low"), unloaded("b", 9, first_waiting="normal")
+        if place == "a":
+            a = loaded("a", 1, first_running="low", loaded_at_s=since_s, is_held=is_held)
+            a = replace(a, lost_s=lost_s)
+        else:
+            b = replace(b, is_loaded=True, num_running=1, loaded_at_s=since_s)
+        step = residency.next_step([a, b], now_s)
+        if step == Step("hold", "a"):  # its job runs on
+            is_held = True
+        elif step is not None:
+            assert step.verb in ("hold", "yield")
+            lost_s = now_s - since_s if step.verb == "yield" else lost_s
+            place, since_s, is_held = "b" if place == "a" else "a", now_s, False
+    pytest.fail("it never ended")
 
 
 def test_models_are_loaded_by_the_highest_class_that_waits_until_one_has_waited_long() -> None:
