@@ -50,7 +50,7 @@ class LineAnswers:
         records = [await self._find(job_id) for job_id in job_ids]
         for failure in filter(None, map(failure_of, records)):
             raise failure
-        model = self._catalog.resolve(call.job.model).model
+        model = records[0].model  # it may not be there any more
         card = await self._poller.card(model)
         head = Head(
             call.id_prefix + group_id,
