@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check clients chaos bench stack-test model clean
+.PHONY: help up test test-all check clients llama-cpp chaos bench stack-test model clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,8 @@ check: .venv/.dev ## format, lint, types and import contracts
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 clients: .clients/python/.made .clients/node/.made ## clients of others, which tests run; without them these are skipped
+
+llama-cpp: .clients/llama_cpp/.made ## llama.cpp's server, which tests put behind the service; builds for minutes
 
 chaos: .venv/.dev ## jobs under faults, compared token by token; JOBS=1000 SEED=7
 	$(BIN)/python -m tests.chaos.run $(ARGS)
@@ -57,6 +59,10 @@ clean: ## remove the environment and every cache; data/ and logs/ stay
 	@$(PYTHON) -m venv --clear .clients/python && \
 	.clients/python/bin/python -m pip install -qq --disable-pip-version-check --retries 1 -r $< && \
 	touch $@ || echo "They could not be installed: their tests are skipped." >&2
+
+.clients/llama_cpp/.made: tests/e2e/llama_cpp/requirements.txt
+	@$(PYTHON) -m venv --clear .clients/llama_cpp && \
+	.clients/llama_cpp/bin/python -m pip install -q -r $< && touch $@
 
 .clients/node/.made: tests/e2e/clients/package.json
 	@echo "Installing the Node clients that tests run ..."

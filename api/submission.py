@@ -160,6 +160,8 @@ class Submitter:
         model = entry.model
         self._check_time(request.sampling)
         card = await self._poller.card(model)
+        if card is not None and card.has_tokenizer == entry.is_upstream:
+            card = None  # of the time when another backend ran it
         if entry.is_upstream and request.has_default_top_k:
             request = replace(request, sampling=replace(request.sampling, top_k=0))
         spec = JobSpec(

@@ -1,5 +1,5 @@
 -- Begin a claimed job again from nothing: what was committed cannot be continued.
--- ARGV: id, nonce, epoch: 0 where this claim has not committed anything, else one more than before.
+-- ARGV: id, nonce, epoch: one more than before; 0 where this claim has committed nothing.
 -- Returns 'ok' or 'fenced'. Repeated, it changes nothing; with epoch 0 before the next append only.
 local id, nonce, epoch = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local old = redis.call('HMGET', KEY.JOB .. id, 'status', 'nonce', 'epoch')

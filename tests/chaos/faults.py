@@ -27,6 +27,7 @@ class FaultKind(StrEnum):
     BLACK_HOLE = "black hole"
     LONG_BLACK_HOLE = "black hole, longer than the lease"
     LOSE_REPLIES = "replies lost"
+    KILL_UPSTREAM = "kill -9 upstream"
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,24 @@ _ROUND: dict[FaultKind, tuple[int, float, float]] = {
 }
 
 
-def draw_faults(seed: int) -> Iterator[Fault]:
+_UPSTREAM_ROUND = {FaultKind.KILL_UPSTREAM: (2, 0.0, 2.0)}
+"""Beside the others, where workers have another server generate."""
+
+
+def draw_faults(seed: int, *, has_upstream: bool = False) -> Iterator[Fault]:
     """Draw faults without end, in rounds: after each round every kind came as often as it should.
 
     Args:
         seed: Decides everything.
+        has_upstream: There is a server behind the workers to be broken.
     """
     rng = random.Random(f"faults {seed}")
+    each_round = _ROUND | (_UPSTREAM_ROUND if has_upstream else {})
     while True:
-        kinds = [kind for kind, (count, _, _) in _ROUND.items() for _ in range(count)]
+        kinds = [kind for kind, (count, _, _) in each_round.items() for _ in range(count)]
         rng.shuffle(kinds)
         for kind in kinds:
-            _, shortest_s, longest_s = _ROUND[kind]
+            _, shortest_s, longest_s = each_round[kind]
             yield Fault(
                 kind=kind,
                 # At least a little apart, else a whole round could come at one moment.
@@ -98,3 +105,9 @@ SHORT_LIST = (
     Fault(FaultKind.LONG_BLACK_HOLE, pause_s=0.5, target=1, duration_s=LEASE_S + 1),
 )
 """At least one of each group: for the short run."""
+UPSTREAM_LIST = (
+    *SHORT_LIST[:2],
+    Fault(FaultKind.KILL_UPSTREAM, pause_s=1.5, target=0, duration_s=0.5),
+    *SHORT_LIST[2:],
+)
+"""The same with the death of the server behind the workers."""

@@ -22,6 +22,7 @@ from tests.chaos.jobs import KEYS
 from tests.chaos.model import write_letter_model
 from tests.chaos.process import POLL_S, ServiceProcess, send_to
 from tests.chaos.proxy import Network, Proxy
+from tests.chaos.upstream import Upstream
 from tests.ports import free_ports
 from tests.redis_server import find_binary
 
@@ -76,6 +77,7 @@ class Fleet:
         folder: Takes the model, Redis's data and all logs.
         appendfsync: Of Redis: always, everysec or no.
         settings: Of gateways and workers, in place of the suite's own.
+        upstream: The server that generates for the workers; None: they do it themselves.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Fleet:
         *,
         appendfsync: str = "always",
         settings: Mapping[str, str] | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
         self.folder = folder
-        self._settings = settings or {}
+        self.upstream = upstream
+        self._settings = {**(upstream.settings if upstream else {}), **(settings or {})}
         redis_port, *ports = free_ports(1 + 2 * NUM_GATEWAYS + NUM_WORKERS)
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
         self.redis_busy = asyncio.Lock()
@@ -132,6 +136,9 @@ class Fleet:
             TimeoutError: That took too long; the logs say why.
         """
         write_letter_model(self._model)
+        if self.upstream is not None:
+            await asyncio.to_thread(self.upstream.write_model)
+            await self.upstream.start()
         await self.start_redis()
         for each in self.members:
             await each.proxy.start()
@@ -227,7 +234,8 @@ class Fleet:
             await self.redis.stop()
         finally:
             # Also where the stop itself was cut short.
-            for process in (*self._service, self.redis):
+            behind = [] if self.upstream is None else [self.upstream.process]
+            for process in (*self._service, self.redis, *behind):
                 process.send(signal.SIGKILL)
             await self.client.aclose()
             for each in self.members:

@@ -10,14 +10,14 @@ import asyncio
 import random
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.connection import AsyncRedis
 from common.errors import RedisUnavailableError
 from common.job_store import Idempotency, Submissions
 from common.model_catalog import ModelCatalog
 from common.sampling import SamplingSpec
-from common.schemas import JobRecord, JobSpec, member_ids
+from common.schemas import JobRecord, JobSpec, Prompt, member_ids
 from common.settings import Settings
 from tests.chaos.clients import RETRY_S, Progress
 from tests.chaos.comparison import compare
@@ -84,7 +84,8 @@ class GroupClients:
         self, client: AsyncRedis, settings: Settings, phase: str, progress: Progress
     ) -> None:
         self._submissions = Submissions(client, settings)
-        self._model = ModelCatalog(settings).resolve(None).model
+        entry = ModelCatalog(settings).resolve(None)
+        self._model, self._is_upstream = entry.model, entry.is_upstream
         self._phase = phase
         self._progress = progress
 
@@ -115,12 +116,16 @@ class GroupClients:
         ids = member_ids(str(uuid.uuid4()), len(group.prompts))
         return [
             JobSpec(
-                *(job_id, KEY_ID, self._model, "normal", group.sampling, "token", "request"),
-                prompt_ids=tuple(LETTERS.index(letter) + 1 for letter in prompt),
+                *(job_id, KEY_ID, self._model, "normal", self._sampling(group), "token", "request"),
+                prompt_ids=None if self._is_upstream else _ids_of(prompt),
+                prompt=Prompt(text=prompt, raw=True) if self._is_upstream else None,
                 metadata={"phase": self._phase, "group": str(group.number)},
             )
             for job_id, prompt in zip(ids, group.prompts, strict=True)
         ]
+
+    def _sampling(self, group: ChaosGroup) -> SamplingSpec:
+        return replace(group.sampling, ignore_eos=not self._is_upstream)
 
     async def _records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         """Those that Redis tells of; none while it is away."""
@@ -129,6 +134,10 @@ class GroupClients:
         except RedisUnavailableError:
             return []
         return [record for record in found if record is not None]
+
+
+def _ids_of(prompt: str) -> tuple[int, ...]:
+    return tuple(LETTERS.index(letter) + 1 for letter in prompt)
 
 
 def group_problems(

@@ -12,6 +12,7 @@ from tests.chaos.faults import Fault, FaultKind
 from tests.chaos.fleet import Fleet, Gateway, Member, Worker
 from tests.chaos.process import send_to, until
 from tests.chaos.proxy import Network
+from tests.chaos.upstream import Upstream
 
 _NETWORKS = {
     FaultKind.REFUSE: Network.REFUSED,
@@ -107,6 +108,11 @@ class Injector:
             gateway = self._fleet.gateways[fault.target % len(self._fleet.gateways)]
             async with gateway.busy:
                 await self._record(fault, gateway.name, self._break_gateway(gateway, fault))
+        elif fault.kind is FaultKind.KILL_UPSTREAM:
+            upstream = self._fleet.upstream
+            assert upstream is not None, "it is drawn only where there is one"
+            async with upstream.busy:
+                await self._record(fault, "upstream", _break_upstream(upstream, fault))
         else:
             worker = await self._worth_breaking(fault.target)
             async with worker.busy:
@@ -162,6 +168,12 @@ async def _break_network(one: Member, fault: Fault) -> None:
     one.proxy.change(_NETWORKS[fault.kind])
     await asyncio.sleep(fault.duration_s)
     one.proxy.change(Network.UP)
+
+
+async def _break_upstream(upstream: Upstream, fault: Fault) -> None:
+    await upstream.process.kill()
+    await asyncio.sleep(fault.duration_s)
+    await upstream.start()
 
 
 async def _break_worker(worker: Worker, fault: Fault) -> None:

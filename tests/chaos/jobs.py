@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.chaos.model import LETTERS
@@ -62,6 +62,12 @@ def draw_jobs(seed: int, count: int) -> list[ChaosJob]:
     """
     rng = random.Random(f"jobs {seed}")
     return [_draw_job(rng, number) for number in range(count)]
+
+
+def for_upstream(job: ChaosJob) -> ChaosJob:
+    """The job as llama.cpp's server takes it; the end token never comes there either."""
+    body = {name: value for name, value in job.body.items() if name != "ignore_eos"}
+    return replace(job, body=body)
 
 
 def _draw_job(rng: random.Random, number: int) -> ChaosJob:

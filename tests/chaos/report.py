@@ -108,7 +108,8 @@ class Report:
             ("  of them moved", sum(o.attempts > 1 for o in outcomes)),
             ("jobs lost", sum(verdict.lost is not None for verdict in self.verdicts)),
             ("jobs duplicated", len(self.duplicates)),
-            ("tokens in results", sum(len(o.token_ids) for o in outcomes)),
+            # Of another server's only the letters are known.
+            ("tokens in results", sum(len(o.token_ids) or len(o.text) for o in outcomes)),
             ("tokens lost", tokens.lost),
             ("tokens repeated", tokens.repeated),
             ("tokens changed", tokens.changed),

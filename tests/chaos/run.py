@@ -23,7 +23,7 @@ import httpx
 from common.connection import connect_async
 from common.invariants import check_invariants
 from tests.chaos.clients import Clients, Followed, Progress
-from tests.chaos.faults import SHORT_LIST, Fault, draw_faults
+from tests.chaos.faults import SHORT_LIST, UPSTREAM_LIST, Fault, draw_faults
 from tests.chaos.fleet import Fleet
 from tests.chaos.groups import (
     JOBS_PER_GROUP,
@@ -33,10 +33,12 @@ from tests.chaos.groups import (
     draw_groups,
 )
 from tests.chaos.injector import Injector
-from tests.chaos.jobs import ChaosJob, draw_jobs
+from tests.chaos.jobs import ChaosJob, draw_jobs, for_upstream
 from tests.chaos.process import POLL_S
 from tests.chaos.report import Report, Run, first_problems
 from tests.chaos.store import read_jobs
+from tests.chaos.upstream import Upstream
+from tests.e2e.llama_server import IS_THERE
 
 ROOT = Path(__file__).parents[2]
 JOBS = 200
@@ -55,6 +57,7 @@ class Options:
     Attributes:
         at_once: Jobs under way at a time, with faults.
         faults: Drawn from the seed where it is None.
+        has_upstream: llama.cpp's server generates for the workers.
     """
 
     seed: int
@@ -63,6 +66,7 @@ class Options:
     folder: Path
     appendfsync: str = "always"
     faults: Sequence[Fault] | None = None
+    has_upstream: bool = False
 
 
 class NoReference(Exception):
@@ -77,7 +81,10 @@ async def run(options: Options) -> Report:
         TimeoutError: The service did not start.
     """
     jobs = draw_jobs(options.seed, options.num_jobs)
-    fleet = Fleet(options.folder, appendfsync=options.appendfsync)
+    upstream = Upstream(options.folder) if options.has_upstream else None
+    if options.has_upstream:
+        jobs = [for_upstream(job) for job in jobs]
+    fleet = Fleet(options.folder, appendfsync=options.appendfsync, upstream=upstream)
     try:
         await fleet.start()
         _say("the service runs; now without faults")
@@ -105,7 +112,9 @@ async def _run_with_faults(
 ) -> Report:
     phase = Phase(fleet, "faults", options.at_once)
     injector = Injector(fleet, phase.started_at)
-    faults: Iterable[Fault] = options.faults or draw_faults(options.seed)
+    faults: Iterable[Fault] = options.faults or draw_faults(
+        options.seed, has_upstream=options.has_upstream
+    )
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         injecting = group.create_task(injector.run(faults, stop))
@@ -257,7 +266,16 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--folder", type=Path, help="for the report and all logs; must be new")
     parser.add_argument("--appendfsync", default=environment.get("APPENDFSYNC") or "always")
     parser.add_argument("--short", action="store_true", help="the short list, as in `make test`")
+    parser.add_argument(
+        "--upstream",
+        choices=("llama",),
+        default=environment.get("UPSTREAM") or None,
+        help="what generates for the workers: llama.cpp's server (`make llama-cpp`)",
+    )
     given = parser.parse_args(arguments)
+    if given.upstream and not IS_THERE:
+        parser.error("--upstream llama needs llama-cpp-python: `make llama-cpp` builds it")
+    short_list = UPSTREAM_LIST if given.upstream else SHORT_LIST
     seed = given.seed if given.seed is not None else secrets.randbelow(1_000_000)
     seed = SHORT_SEED if given.short else seed
     folder = ROOT / "logs" / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{seed}"
@@ -267,7 +285,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
         at_once=SHORT_AT_ONCE if given.short else AT_ONCE,
         folder=given.folder or folder,
         appendfsync=given.appendfsync,
-        faults=SHORT_LIST if given.short else None,
+        faults=short_list if given.short else None,
+        has_upstream=given.upstream is not None,
     )
 
 

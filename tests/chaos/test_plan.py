@@ -33,8 +33,13 @@ def test_more_jobs_of_a_seed_begin_with_the_same_ones() -> None:
 
 def test_every_kind_of_fault_comes_in_every_round() -> None:
     counts = Counter(fault.kind for fault in faults_of(7)[:26])
-    assert set(counts) == set(FaultKind)
+    assert set(counts) == set(FaultKind) - {FaultKind.KILL_UPSTREAM}
     assert faults_of(7)[:26] != faults_of(7)[26:52]
+
+
+def test_the_server_behind_the_workers_is_broken_in_every_round_where_there_is_one() -> None:
+    counts = Counter(fault.kind for fault in islice(draw_faults(7, has_upstream=True), 28))
+    assert set(counts) == set(FaultKind)
 
 
 def test_long_black_holes_outlast_a_lease_and_short_ones_do_not() -> None:

@@ -10,15 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.llama_server import IS_THERE
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 170
 
+needs_llama = pytest.mark.skipif(
+    not IS_THERE, reason="no llama-cpp-python: `make llama-cpp` builds it"
+)
+
 
 @pytest.mark.timeout(TIMEOUT_S + 60)
-def test_nothing_is_lost_doubled_or_changed_by_one_fault_of_each_kind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [(), pytest.param(("--upstream", "llama"), marks=needs_llama)])
+def test_nothing_is_lost_doubled_or_changed_by_one_fault_of_each_kind(
+    tmp_path: Path, behind: tuple[str, ...]
+) -> None:
     folder = tmp_path / "report"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.run", "--short", "--folder", str(folder)],
+        [sys.executable, "-m", "tests.chaos.run", "--short", *behind, "--folder", str(folder)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

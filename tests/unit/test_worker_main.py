@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -51,3 +53,20 @@ def test_the_kind_of_a_model_chooses_its_backend(kind: ModelKind, backend: type)
     entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind=kind)
     created = worker.main._create_backend(entry, Settings(_env_file=None), MemoryShare())
     assert type(created) is backend
+
+
+def test_a_worker_whose_models_other_servers_run_never_imports_torch() -> None:
+    code = (
+        "import sys, worker.main\n"
+        "from common.settings import load_settings\n"
+        "from common.model_catalog import ModelCatalog\n"
+        "from worker.backends.base import MemoryShare\n"
+        "settings = load_settings(model_backend='openai', openai_base_url='http://a')\n"
+        "entry = ModelCatalog(settings).default\n"
+        "worker.main._create_backend(entry, settings, MemoryShare())\n"
+        "print(sorted({'torch', 'transformers', 'safetensors'} & set(sys.modules)))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == "[]\n"

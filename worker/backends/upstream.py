@@ -62,7 +62,6 @@ class UpstreamBackend:
         self._asking: Asking | None = None
         self._woken: asyncio.Event | None = None
         self._told: ModelCard | None = None
-        self._num_ended = 0
         self._num_pieces = 0
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, None]:
@@ -142,9 +141,7 @@ class UpstreamBackend:
 
     def stats(self) -> EngineStats | None:
         """Requests count as sequences; pieces as tokens, and as steps."""
-        choices = [choice for _, choice in list(self._choices.values())]
-        num_pieces = self._num_pieces + sum(choice.num_pieces for choice in choices)
-        return EngineStats(len(choices), 0, num_pieces, num_pieces, 0)
+        return EngineStats(len(self._choices), 0, self._num_pieces, self._num_pieces, 0)
 
     def _card(self) -> ModelCard:
         """What all servers have in common, as far as they have told."""
@@ -241,9 +238,7 @@ class UpstreamBackend:
         task.add_done_callback(lambda _: self._forget(job))
 
     def _forget(self, job: BackendJob) -> None:
-        found = self._choices.pop((job.run_id, job.choice), None)
-        if found is not None:
-            self._num_pieces += found[1].num_pieces
+        self._choices.pop((job.run_id, job.choice), None)
 
     def _cancel(self, run_id: str) -> None:
         for (owner, _), (task, choice) in list(self._choices.items()):
@@ -254,6 +249,7 @@ class UpstreamBackend:
 
     def _put(self, delta: Delta) -> None:
         assert self._deliver is not None
+        self._num_pieces += len(delta.texts)
         self._deliver([delta])
 
 

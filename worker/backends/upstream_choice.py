@@ -19,8 +19,10 @@ from dataclasses import dataclass
 import httpx
 
 from common.errors import (
+    BatonError,
     ContextLengthError,
     DeadlineExceededError,
+    EngineError,
     InvalidRequestError,
     UpstreamError,
 )
@@ -66,7 +68,6 @@ class UpstreamChoice:
         put: Takes each delta.
 
     Attributes:
-        num_pieces: That were put out here.
         is_cancelled: It is being cancelled, or was.
     """
 
@@ -83,7 +84,6 @@ class UpstreamChoice:
         self._first_s: float | None = None
         self._failing_since_s: float | None = None
         self._num_failures = 0
-        self.num_pieces = 0
         self.is_cancelled = False
 
     async def run(self) -> None:
@@ -93,7 +93,7 @@ class UpstreamChoice:
         except Exception as error:
             # A bug here, or in how an answer is read, is one job's and not the worker's.
             log.exception("A choice could not be run")
-            end = _failed(UpstreamError(f"The answer could not be read: {type(error).__name__}."))
+            end = _failed(EngineError(f"The request failed: {type(error).__name__}."))
         self._put_end(end)
 
     def put_cancelled(self) -> None:
@@ -251,7 +251,6 @@ class UpstreamChoice:
         self._text += text
         self._agreed = len(self._text)
         self._position += len(pieces)
-        self.num_pieces += len(pieces)
         if len(self._text) > self._farthest:
             # Only more than there ever was: a server that differs each time gets nowhere.
             self._farthest = len(self._text)
@@ -328,7 +327,7 @@ def _told(failure: UpstreamFailure) -> str:
     return f"The server that runs the model failed the request: {failure.message}."
 
 
-def _failed(error: UpstreamError | InvalidRequestError) -> BackendEnd:
+def _failed(error: BatonError) -> BackendEnd:
     return BackendEnd(
         JobStatus.FAILED,
         "error",
