@@ -176,6 +176,7 @@ def ollama_entry(model: str, settings: Settings, *names: str) -> CatalogEntry:
 
     Args:
         model: By `ollama_id`.
+        settings: For its servers.
         names: What it may be called besides.
     """
     has_tag = ":" in model.rpartition("/")[2]

@@ -18,6 +18,7 @@ from common.schemas import Prompt
 from common.settings import Settings
 from tests.integration.upstream_worker import TIMEOUT_S, UpstreamWorker
 from tests.ollama_server import CONTEXT_LENGTH, Model, OllamaServer, Turn, answer
+from worker.backends import ollama_wire
 from worker.backends.ollama_wire import OllamaWire
 from worker.model_finder import ModelFinder
 from worker.registry import ModelRegistry
@@ -282,6 +283,12 @@ def test_a_server_that_dies_is_away_until_it_is_back(
     assert worker.run(max_tokens=20).choices[0].text == WHOLE
 
 
+@pytest.fixture
+def always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server has told is asked for again at once."""
+    monkeypatch.setattr(ollama_wire, "LOOK_S", 0.0)
+
+
 class Finding:
     """A finder, what it serves, and what it told."""
 
@@ -323,6 +330,29 @@ async def test_before_a_server_has_answered_nothing_is_said(serve: Serve) -> Non
     assert await Finding(server).look() is None
 
 
+@pytest.mark.usefixtures("always_looks")
+async def test_a_model_that_is_removed_is_found_no_more(serve: Serve) -> None:
+    server = serve()
+    finding = Finding(server)
+    assert await finding.look() == ("m",)
+    del server.models["m:latest"]
+    assert await finding.look() == ()
+    assert finding.told == [["m"], []]
+
+
+@pytest.mark.usefixtures("always_looks")
+async def test_a_model_is_looked_at_in_detail_once_until_it_changes(serve: Serve) -> None:
+    server = serve()
+    finding = Finding(server)
+    for _ in range(3):
+        await finding.look()
+    assert server.num_shown == 1
+    server.models["m:latest"] = Model(capabilities=("embedding",), digest="d2")
+    assert await finding.look() == ()
+    assert server.num_shown == 2
+
+
+@pytest.mark.usefixtures("always_looks")
 async def test_a_server_that_goes_away_takes_no_model_with_it(serve: Serve) -> None:
     server = serve()
     finding = Finding(server)

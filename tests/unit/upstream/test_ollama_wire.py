@@ -124,7 +124,7 @@ def test_thinking_is_left_to_the_model_but_where_the_request_says() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"colour": "red"}, {"enable_thinking": "much"}])
 def test_other_template_arguments_are_refused_by_name(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(UpstreamRefusal, match="chat_template_kwargs.*(colour|much)"):
+    with pytest.raises(UpstreamRefusal, match=r"chat_template_kwargs.*(colour|much)"):
         body_of(Prompt(messages=CHAT.messages, template_kwargs=kwargs))
 
 
