@@ -77,13 +77,13 @@ class ModelFinder:
             self._serve(sorted({model for each in self._by_server.values() for model in each}))
 
     def _serve(self, models: Sequence[str]) -> None:
-        if len(models) > MAX_MODELS:
-            log.warning("Of the %d models of the servers %d are offered", len(models), MAX_MODELS)
         before = self._registry.found
         entries = [self._entry(model) for model in models[:MAX_MODELS]]
         new = self._registry.note_found(entries)
         if self._registry.found != before:
             log.info("Models found: %s", ", ".join(models[:MAX_MODELS]) or "none")
+            if len(models) > MAX_MODELS:
+                log.warning("The servers have %d models; no more are offered", len(models))
             self._on_found(new)
 
     def _entry(self, model: str) -> CatalogEntry:

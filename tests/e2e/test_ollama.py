@@ -280,3 +280,30 @@ def test_a_stream_restarts_where_the_server_says_something_else_after_the_kill(
     gate.set()
     assert any(data.get("restarted") for data in rest)
     assert front.result(task_id)["result"] == answer(5, "A story", 30, "another model")
+
+
+def test_permits_of_a_model_that_was_found_are_taken_again_after_redis_was_away(
+    front: Service,
+) -> None:
+    health_when(front, offers("llama2", "mistral"))
+    [redis] = front.pids("redis-server")
+    os.kill(redis, signal.SIGKILL)
+    health_when(front, lambda health: not health["redis_connected"])
+    health_when(front, lambda health: health["status"] == "healthy")
+    assert front.result(front.submit(**STORY, model="mistral"))["status"] == "completed"
+
+
+def test_jobs_of_a_model_that_was_found_survive_the_worker(
+    front: Service, ollama: OllamaServer
+) -> None:
+    health_when(front, offers("llama2", "mistral"))
+    gate = gated(ollama, 10)
+    task_id = front.submit(**STORY, model="mistral")
+    frames = front.events(task_id)
+    text = next(data["token"] for _, data in frames if data.get("token"))
+    kill_worker(front)
+    rest = [data for _, data in frames]
+    gate.set()
+    assert text + "".join(data.get("token", "") for data in rest) == answer(5, "A story", 30)
+    with front.http() as http:
+        assert http.post("/generate", json={**STORY, "model": "mistral"}).status_code == 202
