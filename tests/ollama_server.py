@@ -35,6 +35,7 @@ class Model:
     capabilities: tuple[str, ...] = ("completion",)
     digest: str = "d1"
     loaded_length: int | None = None
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -160,7 +161,9 @@ class OllamaServer:
             await _send(writer, 404, {"error": f"model '{body['model']}' not found"})
         elif path == "/api/show":
             self.num_shown += 1
-            await _send(writer, 200, self._show(self.models[_tagged(body["model"])]))
+            model = self.models[_tagged(body["model"])]
+            told = {"error": "file not found"} if model.is_broken else self._show(model)
+            await _send(writer, 500 if model.is_broken else 200, told)
         else:
             await self._generate(reader, writer, path, body)
 

@@ -112,6 +112,16 @@ def test_thoughts_are_put_before_the_answer(serve: Serve, work: Work) -> None:
     assert record.choices[0].text == "<think>\nLet me see.\n</think>\n\nFour."
 
 
+def test_thoughts_that_a_request_asks_for_are_shown_and_others_are_not(
+    serve: Serve, work: Work
+) -> None:
+    model = Model(capabilities=("completion", "thinking"))
+    worker = work(serve(*[Turn(texts=("Four.",))] * 2, models={"m:latest": model}))
+    for wanted in (True, False):
+        prompt = Prompt(messages=CHAT.messages, template_kwargs={"enable_thinking": wanted})
+        assert ("Let me see." in worker.run(prompt).choices[0].text) == wanted
+
+
 def test_each_choice_has_a_seed_of_its_own(serve: Serve, work: Work) -> None:
     server = serve()
     record = work(server).run(n=2, max_tokens=20)
@@ -328,6 +338,11 @@ async def test_before_a_server_has_answered_nothing_is_said(serve: Serve) -> Non
     server = serve()
     server.stop()
     assert await Finding(server).look() is None
+
+
+async def test_a_model_that_the_server_cannot_tell_of_holds_up_no_other(serve: Serve) -> None:
+    server = serve(models={"a:latest": Model(), "b:latest": Model(is_broken=True)})
+    assert await Finding(server).look() == ("a",)
 
 
 @pytest.mark.usefixtures("always_looks")

@@ -11,8 +11,10 @@ from common.grammar import GrammarSpec
 from common.parameters import GRAMMARS, PROMPTS, SAMPLING
 from common.sampling import SamplingSpec
 from common.schemas import Prompt, TokenUsage
+from worker.backends.ollama_answer import AnswerReader
 from worker.backends.ollama_models import Shown, lengths_of, listed_of, shown_of, version_of
-from worker.backends.ollama_wire import NO_PENALTIES, AnswerReader, OllamaWire, request_of
+from worker.backends.ollama_request import request_of
+from worker.backends.ollama_wire import NO_PENALTIES, OllamaWire
 from worker.backends.wire import Ask, Durations, Piece, UpstreamFailure, UpstreamRefusal
 
 CHAT = Prompt(messages=({"role": "user", "content": "hi"},))
@@ -275,3 +277,11 @@ def test_what_is_no_ollama_server_is_away(body: Any) -> None:
     assert caught.value.is_away
     with pytest.raises(UpstreamFailure):
         listed_of(body)
+
+
+def test_a_call_that_ollama_took_out_of_the_text_is_put_back() -> None:
+    call = {"function": {"index": 0, "name": "look", "arguments": {"at": "é"}}}
+    line = {"message": {"content": "", "tool_calls": [call]}}
+    assert text_of(line) == (
+        '<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>'
+    )
