@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check clients llama-cpp chaos bench stack-test model clean
+.PHONY: help up test test-all check clients llama-cpp chaos bench stack-test model scorer clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,6 +41,10 @@ stack-test: ## build and try the container stack; skipped where there is no cont
 
 model: .venv/.dev ## train the bundled model again
 	$(BIN)/python -m models.recipe.train $(ARGS)
+
+scorer: .venv/.dev ## train the example scorer again; after the bundled model has changed
+	@ratings=$$(mktemp) && $(BIN)/python -m models.scorer_recipe.ratings $$ratings && \
+	$(BIN)/baton scorer train --data $$ratings --name example --scorers-dir models/scorers; rm -f $$ratings
 
 clean: ## remove the environment and every cache; data/ and logs/ stay
 	rm -rf .venv .clients build dist *.egg-info .*_cache .hypothesis .coverage

@@ -114,6 +114,17 @@ class TokenLogprob(_Answer):
     top_logprobs: list[TopLogprob] = Field(description="The likeliest tokens, best first.")
 
 
+class RoutingAnswer(_Answer):
+    """Which model a router has picked, and why."""
+
+    router: str = Field(examples=["dense_network/example"])
+    candidate: str = Field(description="The scorer's name of the model.", examples=["coder-small"])
+    model: str = Field(description="Its id.", examples=["coder-small"])
+    scores: dict[str, float] = Field(description="Of the scorer's models that are served.")
+    cost_weight: float = Field(description="What a cost of 1 takes from a score.", examples=[0.1])
+    costs: dict[str, float] = Field(description="Of the same models; empty where the weight is 0.")
+
+
 class GeneratedAnswer(_Answer):
     """What a task has generated."""
 
@@ -129,6 +140,9 @@ class GeneratedAnswer(_Answer):
     num_generated: int = Field(examples=[45])
     finish_reason: str = Field(examples=["stop"])
     model: str
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
 
 
 class EmbeddedAnswer(_Answer):
@@ -141,6 +155,27 @@ class EmbeddedAnswer(_Answer):
     dimensions: int | None = Field(description="Numbers of each.", examples=[384])
     metrics: Metrics
     model: str
+
+
+class ScoredAnswer(_Answer):
+    """What a task of `POST /infer` has found."""
+
+    status: Literal["completed", "cancelled"]
+    task_id: str = Field(examples=[TASK_ID])
+    scores: dict[str, list[float]] = Field(
+        description="By model, in the order of the prompts; empty of a cancelled task."
+    )
+    metrics: Metrics
+    model: str = Field(description="The scorer.", examples=["dense_network/example"])
+
+
+class InferAnswer(_Answer):
+    """The scores."""
+
+    scores: dict[str, list[float]] = Field(
+        description="By model, in the order of the prompts; each from 0 to 1.",
+        examples=[{"coder-small": [0.45, 0.31], "storyteller": [0.5, 0.91]}],
+    )
 
 
 class FailedAnswer(_Answer):
@@ -162,6 +197,7 @@ class FailedAnswer(_Answer):
     num_generated: int | None = None
     finish_reason: str | None = None
     model: str | None = None
+    routing: RoutingAnswer | None = None
 
 
 class AcceptedTask(_Answer):
@@ -267,10 +303,13 @@ _ERRORS = {
     400: "The request is malformed, or a parameter is out of its range.",
     401: "No API key came, or one that is not known.",
     404: "No such task, or it belongs to another key.",
+    409: "The task was cancelled before it was answered.",
     410: "The task ended so long ago that its result was dropped.",
-    413: "The body is over 1 MiB.",
+    413: "The body is over 1 MiB; of `/infer`, 16 MiB.",
     422: "The `Idempotency-Key` came with another request before.",
     429: "The key is over its rate; see `Retry-After`.",
+    500: "The task failed, or something unforeseen happened.",
+    502: "The model, or the scorer, cannot be loaded.",
     503: "The queue is full, or Redis is away; see `Retry-After`.",
     504: "The answer took longer than `WAIT_LIMIT_S`.",
 }

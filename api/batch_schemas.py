@@ -52,7 +52,7 @@ class BatchErrorsAnswer(_Answer):
     data: list[BatchErrorAnswer]
 
 
-class RequestCounts(_Answer):
+class BatchCounts(_Answer):
     """How far a batch is; a little behind what is done."""
 
     total: int
@@ -94,7 +94,7 @@ class BatchAnswer(_Answer):
     expired_at: _Time
     cancelling_at: _Time
     cancelled_at: _Time
-    request_counts: RequestCounts
+    request_counts: BatchCounts
     usage: dict[str, Any] | None = Field(description="Tokens of all answers together.")
     metadata: dict[str, str] | None
 

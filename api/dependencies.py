@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import Depends, Path, Request, Security
+from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPAuthorizationCredentials, HTTPBearer
 
 from api.auth import same_token
@@ -26,6 +26,9 @@ _TASK_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 HeaderKey = Annotated[str | None, Security(_HEADER)]
 BearerKey = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+StreamToken = Annotated[
+    str | None, Query(description="In place of a key: the one in the `stream_url` of the task.")
+]
 QueryKey = Annotated[str | None, Security(_QUERY)]
 
 
@@ -97,7 +100,7 @@ async def stream_record(
     header: HeaderKey,
     bearer: BearerKey,
     query: QueryKey,
-    token: str | None = None,
+    token: StreamToken = None,
 ) -> JobRecord:
     """The job whose stream may be read: by its owner's key, or by the stream's own token.
 

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic.fields import FieldInfo
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from api.limits import rate_headers
@@ -35,6 +36,7 @@ from common.errors import (
 
 MAX_MESSAGE_CHARS = 1000
 OPENAI_PREFIX = "/v1/"
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install(app: FastAPI) -> None:
@@ -121,10 +123,28 @@ def _fields_of(request: Request) -> Mapping[str, FieldInfo]:
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return respond(_translated(error, request), request.scope, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return respond(_translated(error, request), request.scope, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes at this address: the framework names those of the first one alone."""
+    allowed = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
+    return ["HEAD", *allowed] if "GET" in allowed else allowed
 
 
 def _translated(error: HTTPException, request: Request) -> RequestError:
+    if isinstance(error.__cause__, RequestError):
+        return error.__cause__  # what the framework takes for a body that it cannot read
     path = cut(printable(request.url.path))
     if error.status_code == 404:
         return NotFoundError(f"There is nothing at {path}.")

@@ -44,12 +44,17 @@ _LATENCIES = {
         "baton_e2e_request_latency_seconds",
         "Seconds from submission to end, of completed jobs.",
     ),
+    "cancel": (
+        "baton_cancel_latency_seconds",
+        "Seconds from the call that cancels a running job to its end.",
+    ),
 }
 
 
 def families(fleet: Fleet) -> Iterator[Metric]:
     """All of them, of one snapshot."""
     yield from _latencies(fleet)
+    yield _successes(fleet)
     yield _resumed(fleet)
     yield from _engines(fleet)
 
@@ -62,6 +67,18 @@ def _latencies(fleet: Fleet) -> Iterator[Metric]:
             if found.count:
                 family.add_metric([model], found.cumulative(), found.sum_us / 1e6)
         yield family
+
+
+def _successes(fleet: Fleet) -> Metric:
+    family = CounterMetricFamily(
+        "baton_request_success",
+        "Completed jobs by how their first choice ended.",
+        labels=["model", "finish_reason"],
+    )
+    for model, tally in sorted(fleet.tallies.items()):
+        for reason, num_jobs in sorted(tally.finish.items()):
+            family.add_metric([model, reason], num_jobs)
+    return family
 
 
 def _resumed(fleet: Fleet) -> Metric:

@@ -24,6 +24,8 @@ from api.limits import Limits
 from api.object_store import ObjectStore
 from api.openai.call_maker import CallMaker
 from api.reaper import Reaper
+from api.routing import Router
+from api.scorers import Scorers
 from api.submission import Submitter
 from api.tokenizers import Tokenizers
 from api.watcher import Watcher
@@ -89,8 +91,13 @@ class Gateway:
         poller = FleetPoller(fleet, catalog.models, settings.upstream_retry_s, catalog.note_found)
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
-        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet)
-        submitter = Submitter(settings, catalog, jobs, poller, tokenizers, grammars)
+        canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet, settings.wait_limit_s)
+        watcher, forgetting = Watcher(redis), Forgetting(redis)
+        scorers = Scorers(poller, fleet, catalog)
+        router = Router(catalog, jobs, poller, scorers, watcher, canceller, forgetting)
+        submitter = Submitter(
+            settings, catalog, jobs, poller, tokenizers, grammars, scorers, router
+        )
         files = Files(FileRecords(redis), ObjectStore.at(settings))
         batches = Batches(redis, settings.lease_s)
         answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)
@@ -103,13 +110,13 @@ class Gateway:
             keys=KeyRing(settings.api_keys),
             limits=Limits(settings),
             jobs=jobs,
-            watcher=Watcher(redis),
+            watcher=watcher,
             poller=poller,
             reaper=Reaper(AsyncReaping(redis, settings), jobs, on_end),
             durability=DurabilityWatch(redis),
             canceller=canceller,
             attendance=Attendance(canceller, WaitedJobs(redis)),
-            forgetting=Forgetting(redis),
+            forgetting=forgetting,
             tokenizers=tokenizers,
             submitter=submitter,
             calls=calls,

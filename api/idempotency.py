@@ -31,6 +31,11 @@ HASH_CHARS = 32
 
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE = re.compile(r"[ !#-~]*")
+_QUOTED_CHAR = r'([!#-\[\]-~]|\\["\\])'
+_DOCUMENTED = (
+    rf'^([!#-~][ !#-~]{{0,{MAX_KEY_CHARS - 1}}}|"({_QUOTED_CHAR} *){{1,{MAX_KEY_CHARS}}}")$'
+)
+"""What the documentation says of a key; spaces around it are let through beyond that."""
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
@@ -99,7 +104,8 @@ async def idempotency_key(
             alias=HEADER,
             description="Your name for this submission, such as a UUID. A repeat within 24 hours "
             "is answered with the same task, and marked with `Idempotent-Replayed: true`.",
-            examples=["0f9b2c6e-7d3a-4a57-9a53-6a1f3f0f7c11"],
+            # No example: what fills it in for people would fill in the same one twice.
+            json_schema_extra={"pattern": _DOCUMENTED},
         ),
     ] = None,
 ) -> IdempotencyKey | None:

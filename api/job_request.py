@@ -5,6 +5,7 @@ Knows nothing about models, Redis or HTTP: a route fills it in from a body that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,12 +14,31 @@ from api.schemas import (
     BatchGenerateRequest,
     GenerateRequest,
     GenerationOptions,
+    RouterFields,
     Strategy,
 )
 from common.embeddings import Input
+from common.errors import RequestError
 from common.sampling import SamplingSpec
 from common.schemas import JobClass, Prompt
+from common.scorers import ScoringTask, parse_reference
 from common.settings import Settings
+
+AUTO = "auto"
+"""The model of a request whose model a router picks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """Who picks the model, and how.
+
+    Attributes:
+        scorer: Its name, without its type.
+        cost_weight: What a model's cost of 1 takes from its score.
+    """
+
+    scorer: str
+    cost_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +50,19 @@ class JobRequest:
         sampling: `max_tokens` is None where the client did not say; the time limit is as asked for,
             or TASK_TIME_LIMIT.
         is_seeded: The seed came from the client; else each job gets one of its own.
-        model: An id or an alias; None is the default.
+        model: An id or an alias; None is the default. Of no meaning where there is a router.
+        router: Picks the model; None: the request names it.
         is_rated: Counts toward the key's rate; a group counts once.
         group_id: Names the jobs, where a repeat must not make others; None: a fresh name.
         params: The route's own names of fields, where they differ from those in `SamplingSpec` and
             here, for errors that name a field.
         reply: What the route keeps with each job for its answers; None: nothing.
-        inputs: What an embedding job embeds; None: the jobs generate.
+        inputs: What an embedding job embeds, or the prompts of a scoring job; None: the jobs
+            generate.
         dimensions: The size that its vectors have to have; None: any.
         has_default_top_k: `top_k` is not the client's: for a model that another server runs, whose
             own default nobody knows, all tokens are kept.
+        scoring: What a scoring job asks of its scorer, which decides the model.
     """
 
     prompts: tuple[Prompt, ...]
@@ -56,11 +79,13 @@ class JobRequest:
     inputs: tuple[Input, ...] | None = None
     dimensions: int | None = None
     has_default_top_k: bool = False
+    scoring: ScoringTask | None = None
+    router: RouterSpec | None = None
 
 
 def generate_request(body: GenerateRequest, settings: Settings) -> JobRequest:
     """What the body of `POST /generate` asks for."""
-    return _request((_prompt_of(body),), body, settings)
+    return _request((_prompt_of(body),), body, settings, router_of(body))
 
 
 def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> JobRequest:
@@ -69,8 +94,25 @@ def batch_generate_request(body: BatchGenerateRequest, settings: Settings) -> Jo
     return _request(prompts, body, settings)
 
 
+def named(error: RequestError, params: Mapping[str, str]) -> RequestError:
+    """The error with the field at fault called as the route's clients call it.
+
+    Args:
+        error: In the names of `SamplingSpec` and `JobRequest`.
+        params: The route's own, of a `JobRequest`.
+    """
+    if error.param is None or error.param not in params:
+        return error
+    name = params[error.param]
+    message = re.sub(rf"(?<![\w'\"]){re.escape(error.param)}\b", lambda _: name, error.message)
+    return type(error)(message, param=name, retry_after_s=error.retry_after_s)
+
+
 def _request(
-    prompts: tuple[Prompt, ...], body: GenerationOptions, settings: Settings
+    prompts: tuple[Prompt, ...],
+    body: GenerationOptions,
+    settings: Settings,
+    router: RouterSpec | None = None,
 ) -> JobRequest:
     return JobRequest(
         prompts=prompts,
@@ -80,7 +122,15 @@ def _request(
         job_class=body.priority,
         user_id=body.user_id,
         metadata=body.metadata,
+        router=router,
     )
+
+
+def router_of(body: RouterFields) -> RouterSpec | None:
+    """The router that a body names."""
+    if body.router is None:
+        return None
+    return RouterSpec(parse_reference(body.router), body.cost_weight or 0.0)
 
 
 def _prompt_of(body: GenerateRequest) -> Prompt:

@@ -9,6 +9,7 @@ from typing import Any
 from common.errors import DeadlineExceededError, EngineError
 from common.fleet import Fleet
 from common.schemas import ChoiceResult, EngineTimings, JobRecord, JobStatus
+from common.scorers import ScoringTask, answer_of, reference
 from common.token_logprobs import TokenLogprobs
 
 _MESSAGES = {
@@ -83,8 +84,13 @@ def result_view(record: JobRecord) -> dict[str, Any]:
     if record.status is JobStatus.EXPIRED:
         partial = generated_view(record) if record.choices else {}
         return {**error_view(record), "state": record.status, **partial}
-    view = generated_view if record.inputs is None else embedded_view
-    return {"status": record.status, "task_id": record.job_id, **view(record)}
+    return {"status": record.status, "task_id": record.job_id, **_made_view(record)}
+
+
+def _made_view(record: JobRecord) -> dict[str, Any]:
+    if record.scoring is not None:
+        return scored_view(record, record.scoring)
+    return generated_view(record) if record.inputs is None else embedded_view(record)
 
 
 def error_view(record: JobRecord) -> dict[str, Any]:
@@ -112,7 +118,13 @@ def generated_view(record: JobRecord) -> dict[str, Any]:
         ),
         "finish_reason": choice.finish_reason,
         "model": record.model,
+        **routing_of(record),
     }
+
+
+def routing_of(record: JobRecord) -> dict[str, Any]:
+    """Why it was this model, where a router has picked it."""
+    return {} if record.routing is None else {"routing": record.routing.view()}
 
 
 def embedded_view(record: JobRecord) -> dict[str, Any]:
@@ -125,6 +137,21 @@ def embedded_view(record: JobRecord) -> dict[str, Any]:
         "metrics": metrics_of(record),
         "model": record.model,
     }
+
+
+def scored_view(record: JobRecord, task: ScoringTask) -> dict[str, Any]:
+    """What a scoring job has found: nothing where it was cancelled."""
+    return {
+        "scores": scores_of(record, task),
+        "metrics": metrics_of(record),
+        "model": reference(task.scorer),
+    }
+
+
+def scores_of(record: JobRecord, task: ScoringTask) -> dict[str, list[float]]:
+    """The scores by model, in the order of the prompts; empty where there are none."""
+    found = record.embeddings
+    return {} if found is None else answer_of(task.models, found.floats())
 
 
 def logprobs_of(

@@ -20,7 +20,7 @@ from slowapi.util import get_remote_address
 from starlette.types import Scope
 
 from common.errors import RateLimitError
-from common.job_store import Submitted
+from common.job_store import RATE_EXCEEDED, Submitted
 from common.settings import Settings
 
 Count = Callable[[Request], Awaitable[None]]
@@ -104,9 +104,7 @@ class Limits:
             await count(request)
         except RateLimitExceeded:
             request.state.rate = self._window(request)
-            raise RateLimitError(
-                "Rate limit exceeded", retry_after_s=request.state.rate.reset_s
-            ) from None
+            raise RateLimitError(RATE_EXCEEDED, retry_after_s=request.state.rate.reset_s) from None
 
     def _window(self, request: Request) -> RateState:
         item, names = request.state.view_rate_limit

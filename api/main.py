@@ -24,6 +24,7 @@ from api.routes import (
     files,
     generate,
     health,
+    infer,
     metrics,
     models,
     openai_embeddings,
@@ -40,7 +41,7 @@ from common import __version__, log
 from common.settings import Settings, load_settings
 
 _ROUTES = (
-    *(root, generate, batch_generate, tasks, stream, tokenize, models),
+    *(root, generate, batch_generate, infer, tasks, stream, tokenize, models),
     *(openai_generate, openai_responses, openai_embeddings, openai_models, files, batches),
     *(stats, health, metrics),
 )

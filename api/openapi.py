@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import stream_answers
+from api.schemas import MAX_SEED
+
 TITLE = "Baton"
 DESCRIPTION = """\
 A queue-backed LLM inference service. `POST /generate` answers at once with a task; poll
@@ -20,14 +23,16 @@ clients use, `{"error": {"message", "type", "param", "code", "request_id"}}`.
 """
 TAGS = [
     {"name": "Generate", "description": "Submit tasks."},
-    {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
+    {"name": "Score", "description": "Tell which model would answer a prompt best."},
     {"name": "Tasks", "description": "Follow tasks, read what came out, call them off."},
-    {"name": "OpenAI", "description": "The same, for clients of OpenAI's API."},
+    {"name": "OpenAI", "description": "What OpenAI's clients call; errors are in its shape."},
     {"name": "Tokens", "description": "Count and cut texts as a model does."},
     {"name": "Models", "description": "What can be asked."},
     {"name": "Statistics", "description": "What the fleet does, in figures."},
     {"name": "Service", "description": "How the service is. No key needed."},
 ]
+_ERRORS = ("ErrorAnswer", "OpenAIError")
+_RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
 
@@ -54,9 +59,47 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             _with_errors_as_json(operation["responses"])
             _without_frameworks_422(operation["responses"])
+            _with_retry_after(operation["responses"])
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+    schemas = schema["components"]["schemas"]
     for name in _FRAMEWORKS_OWN:
-        schema["components"]["schemas"].pop(name, None)
+        schemas.pop(name, None)
+    for name, component in stream_answers.components().items():
+        schemas.setdefault(name, component)
+    _with_whole_limits(schema)
     return schema
+
+
+def _with_retry_after(responses: dict[str, Any]) -> None:
+    """Errors that pass say when to come again; that a gateway is not ready is none."""
+    for status in {"429", "503"} & responses.keys():
+        schema = responses[status]["content"]["application/json"]["schema"]
+        if schema["$ref"].rpartition("/")[2] in _ERRORS:
+            responses[status]["headers"] = {"Retry-After": _RETRY_AFTER}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is left out or it is a text: there is no null in an address or a header."""
+    forms = [form for form in schema.get("anyOf", ()) if form != {"type": "null"}]
+    if len(forms) != 1:
+        return schema
+    others = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**others, **forms[0]}
+
+
+def _with_whole_limits(schema: Any) -> None:
+    """Write the limits of whole numbers as such; the framework has made floats of them."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            for name in ("minimum", "maximum"):
+                if name in schema:
+                    schema[name] = max(-MAX_SEED - 1, min(int(schema[name]), MAX_SEED))
+        for each in schema.values():
+            _with_whole_limits(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _with_whole_limits(each)
 
 
 def _with_errors_as_json(responses: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from api.response_format import ResponseFormat
 from common.schemas import JobClass
+from common.scorers import check_reference
 
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**63 - 1
@@ -74,7 +75,12 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
-NameText = Annotated[str, StringConstraints(max_length=256), AfterValidator(_without_nul)]
+NameText = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    AfterValidator(_without_nul),
+    Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+]
 RoleText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
 StopTexts = Annotated[
@@ -104,7 +110,7 @@ LogitBias = Annotated[
         {
             "type": "object",
             "maxProperties": MAX_LOGIT_BIASES,
-            "propertyNames": {"pattern": "^(0|[1-9][0-9]*)$"},
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"},
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         }
     ),
@@ -190,7 +196,7 @@ class GenerationOptions(ModelChoice):
     logit_bias: LogitBias | None = Field(
         default=None,
         description="What is added to the logits of tokens, by their ids: -100 to 100.",
-        examples=[{"50256": -100}],
+        examples=[{"11": -100}],
     )
     logprobs: int | None = Field(
         default=None,
@@ -240,6 +246,33 @@ class GenerationOptions(ModelChoice):
         return self
 
 
+class RouterFields(BaseModel):
+    """Who picks the model of `model: "auto"`."""
+
+    router: Annotated[NameText, AfterValidator(check_reference)] | None = Field(
+        default=None,
+        description="A scorer, `dense_network/NAME`, that picks the model: the one that is served "
+        'with the best score for the prompt. Goes with `model: "auto"`.',
+    )
+    cost_weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="What a model's `cost` of 1, as `MODELS` states it, takes from its score. "
+        "Default: 0.",
+    )
+
+    def check_router(self, model: str | None) -> None:
+        """Check that these fields and the model go together.
+
+        Raises:
+            ValueError: They do not.
+        """
+        if self.router is not None and model not in (None, "auto"):
+            raise ValueError(f"router goes with model: auto; got {model!r}")
+        if self.router is None and self.cost_weight is not None:
+            raise ValueError("cost_weight goes with router")
+
+
 class _OnePrompt(BaseModel):
     prompt: str | None = Field(
         default=None,
@@ -256,7 +289,7 @@ class _OnePrompt(BaseModel):
 
 
 class _ManyPrompts(BaseModel):
-    prompts: list[Text] = Field(
+    prompts: list[Annotated[Text, Field(json_schema_extra={"minLength": 1})]] = Field(
         min_length=1,
         max_length=MAX_PROMPTS,
         fail_fast=True,
@@ -267,7 +300,7 @@ class _ManyPrompts(BaseModel):
 
 
 # A class's fields come after those of the classes that stand to the right of it.
-class GenerateRequest(GenerationOptions, _OnePrompt):
+class GenerateRequest(GenerationOptions, RouterFields, _OnePrompt):
     """What to generate, and how."""
 
     model_config = ConfigDict(
@@ -293,6 +326,7 @@ class GenerateRequest(GenerationOptions, _OnePrompt):
             raise ValueError("prompt must not be empty; got nothing but white space")
         if self.raw and self.messages is not None:
             raise ValueError("raw goes with prompt, not with messages")
+        self.check_router(self.model_name)
         return self
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from common.fleet import ModelState
 
 
 class _Answer(BaseModel):
@@ -101,9 +101,12 @@ class Latencies(_Answer):
     time_to_first_token: LatencyStats = Field(description="From the submission.")
     inter_token: LatencyStats = Field(description="Between two tokens of a request.")
     end_to_end: LatencyStats = Field(description="From submission to end; completed ones.")
+    cancel: LatencyStats = Field(
+        description="From the call that cancels a running request to its end."
+    )
 
 
-class RequestCounts(_Answer):
+class EndedRequests(_Answer):
     """Requests that have ended; those that were resumed are among the others too."""
 
     completed: int = Field(examples=[1200])
@@ -111,7 +114,8 @@ class RequestCounts(_Answer):
     cancelled: int = Field(examples=[5])
     expired: int = Field(examples=[4])
     resumed: int = Field(
-        description="That went back in line when their worker had gone.", examples=[2]
+        description="That went back in line when their worker had gone, or another model came.",
+        examples=[2],
     )
 
 
@@ -166,10 +170,10 @@ class EngineView(_Answer):
 class ModelStats(_Answer):
     """One model."""
 
-    state: Literal["loading", "ready", "error"]
+    state: ModelState
     workers: int = Field(description="Live workers that serve it.", examples=[2])
     queued: Waiting
-    requests: RequestCounts
+    requests: EndedRequests
     tokens: TokenCounts
     latencies: Latencies
     engine: EngineView | None = Field(description="null while no worker has it loaded.")
@@ -185,7 +189,7 @@ class WorkerGpu(GpuMetrics):
 class WorkerModel(_Answer):
     """A model on one worker."""
 
-    state: Literal["loading", "ready", "error"]
+    state: ModelState
     reason: str | None = Field(description="Why it cannot be loaded.")
     engine: EngineView | None
 
@@ -225,7 +229,7 @@ class EngineStatsAnswer(_Answer):
     )
     request_count: int = Field(description="Accepted since the counters began.", examples=[1234])
     active_requests: int = Field(description="That workers have taken up.", examples=[2])
-    requests: RequestCounts
+    requests: EndedRequests
     tokens: TokenCounts
     queue: QueueStats
     latencies: Latencies

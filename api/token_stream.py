@@ -66,7 +66,7 @@ class TokenStream:
         record = await self._gateway.jobs.find(self._job_id)
         if record is None:
             raise InternalError("The answer was dropped before it could be read.")
-        job = JobDeltas(self._gateway.jobs, self._gateway.watcher, record)
+        job = JobDeltas(self._gateway.jobs, self._gateway.watcher, record, {})
         sent_s = time.monotonic()
         async with aclosing(merged([job], CHECK_S)) as batches:
             async for batch in batches:

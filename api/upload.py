@@ -13,9 +13,12 @@ FORM_BYTES = 64 << 10
 CHUNK_BYTES = 1 << 20
 
 
+_LIMITS = {"/v1/files": MAX_FILE_BYTES + FORM_BYTES, "/infer": 16 << 20}
+
+
 def body_limit(path: str) -> int:
     """Bytes that a body at this address may have."""
-    return MAX_FILE_BYTES + FORM_BYTES if path == "/v1/files" else MAX_BODY_BYTES
+    return _LIMITS.get(path, MAX_BODY_BYTES)
 
 
 async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:

@@ -22,13 +22,14 @@ _JSON_TYPE = "Content-Type: application/json"
 
 
 def explain(
-    problems: Sequence[Mapping[str, Any]], fields: Mapping[str, FieldInfo]
+    problems: Sequence[Mapping[str, Any]], fields: Mapping[str, FieldInfo], whole: str = "body"
 ) -> tuple[str, str | None]:
     """The sentence, and the field at fault where there is one.
 
     Args:
         problems: As pydantic lists them; the first one is told.
         fields: Those of the body, by name.
+        whole: What is read, where it is no body.
     """
     problem = problems[0]
     location = [part for part in problem["loc"] if part not in ("body", "query", "path", "header")]
@@ -37,7 +38,7 @@ def explain(
         return f"The body is not valid JSON: {printable(str(problem['ctx']['error']))}.", None
     if not location:
         error = problem.get("ctx", {}).get("error")
-        return _about_the_body(problem), getattr(error, "param", None)
+        return _about_the_whole(problem, whole), getattr(error, "param", None)
     for path in (FORMAT.split("."), NESTED_FORMAT.split(".")):
         if location[: len(path)] == path:
             del location[len(path) : len(path) + 1]  # which of its forms it is; that is no field
@@ -73,17 +74,17 @@ def printable(text: str) -> str:
     return cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), 500)
 
 
-def _about_the_body(problem: Mapping[str, Any]) -> str:
+def _about_the_whole(problem: Mapping[str, Any], whole: str) -> str:
     kind, value = problem["type"], problem["input"]
     if kind == "missing":
         return f"The body is empty: expected a JSON object ({_JSON_TYPE})."
     if kind == "value_error":
         return f"{problem['ctx']['error']}."
     if kind == "string_unicode":
-        return "The names of the body's fields must be valid Unicode, without lone surrogates."
-    if isinstance(value, (bytes, str)):
+        return f"The names of the {whole}'s fields must be valid Unicode, without lone surrogates."
+    if isinstance(value, bytes):
         return f"The body must be a JSON object, sent with {_JSON_TYPE}."
-    return f"The body must be a JSON object; got {shown(value)}."
+    return f"The {whole} must be a JSON object; got {shown(value)}."
 
 
 def _expectation(field: FieldInfo | None, problem: Mapping[str, Any]) -> str:

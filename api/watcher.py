@@ -57,6 +57,9 @@ class Watcher:
         self._reader = EventReader(client)
         self._topics: dict[str, _Topic] = {}
         self._pubsub: PubSub | None = None
+        # Held while `_align` commands: a command to a closed PubSub would take another connection,
+        # which nobody closes.
+        self._commanding = asyncio.Lock()
         self._sweep_now = asyncio.Event()
         self._topics_changed = asyncio.Event()
         self._is_closed = False
@@ -138,9 +141,11 @@ class Watcher:
         """
         await self._topics_changed.wait()
         self._topics_changed.clear()
-        pubsub = self._pubsub
-        if pubsub is None:
-            return
+        async with self._commanding:
+            if self._pubsub is not None:
+                await self._align_with_topics(self._pubsub)
+
+    async def _align_with_topics(self, pubsub: PubSub) -> None:
         fresh = {j: topic for j, topic in self._topics.items() if not topic.is_requested}
         wanted = {_NOBODY, *(keys.bell(job_id) for job_id in self._topics)}
         stale = set(pubsub.channels) - pubsub.pending_unsubscribe_channels - wanted
@@ -175,7 +180,8 @@ class Watcher:
                     if message is not None:
                         self._hear(message)
             finally:
-                self._pubsub = None
+                async with self._commanding:
+                    self._pubsub = None
                 for topic in self._topics.values():
                     topic.forget_subscription()
 

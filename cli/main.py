@@ -1,4 +1,4 @@
-"""The `baton` command: `up`, `api` and `worker`, with a flag for every setting, and `jobs`.
+"""The `baton` command: `up`, `api` and `worker` with a flag for every setting; `jobs`, `scorer`.
 
 It reads flags and prints errors; what a command does is in the module that it calls.
 """
@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cli import scorer_flags
 from common import __version__
 from common.errors import EmbeddedRedisError, SettingsError
 from common.settings import Settings, load_settings, to_text, unknown_names_in_env_file
 
 WRONG_SETTING = 2
 
-Command = Callable[[Settings], int]
+Command = Callable[..., int]
+"""Takes the settings, and the options that are no settings by their names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What `baton up` has said its children do not say again.
     for warning in [] if given.pop("child", False) else unknown_names_in_env_file():
         print(f"baton: {warning}", file=sys.stderr)
+    options = {name: given.pop(name) for name in set(given) - set(Settings.model_fields)}
     try:
         # An empty flag is as unset as an empty variable.
-        return command(load_settings(**{name: value for name, value in given.items() if value}))
+        settings = load_settings(**{name: value for name, value in given.items() if value})
+        return command(settings, **options)
     except SettingsError as error:
         return _fail("wrong setting", error.message)
     except EmbeddedRedisError as error:
@@ -110,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         "3 if Redis is away",
         ("redis_url", "data_dir", "lease_s", "result_ttl_s", "stream_grace_s"),
     )
+    summary = "train networks that tell which model answers a prompt best, and try them"
+    scorer = commands.add_parser("scorer", allow_abbrev=False, help=summary, description=summary)
+    scorer_flags.add(scorer.add_subparsers(required=True, metavar="command"), _add_command)
     return parser
 
 

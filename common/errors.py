@@ -10,6 +10,7 @@
     |   |-- NotFoundError              404  not_found
     |   |   |-- TaskNotFoundError      404  task_not_found
     |   |   |-- ModelNotFoundError     404  model_not_found
+    |   |   |   `-- ScorerNotFoundError 404 scorer_not_found
     |   |   |-- BatchNotFoundError     404  batch_not_found
     |   |   |-- StoredFileNotFoundError 404  file_not_found
     |   |   `-- ResponseNotFoundError  404  response_not_found
@@ -24,10 +25,12 @@
     |   |-- EngineUnavailableError     502  engine_unavailable
     |   |-- UpstreamFailedError        502  upstream_error
     |   |-- QueueFullError             503  queue_full
+    |   |-- GatewayBusyError           503  gateway_busy
     |   |-- FileStoreError             503  file_store_unavailable
     |   |-- ModelNotAnnouncedError     503  model_not_announced
     |   |-- RedisUnavailableError      503  redis_unavailable
     |   |-- NoWorkerError              503  no_worker
+    |   |-- ScorerUnavailableError     503  scorer_unavailable
     |   |-- ShuttingDownError          503  shutting_down
     |   |-- RestartedError             503  restarted
     |   `-- EngineTimeoutError         504  engine_timeout
@@ -36,6 +39,7 @@
         |-- EngineError                engine_error
         |-- UpstreamError              upstream_error
         |-- DeadlineExceededError      deadline_exceeded
+        |-- ScorerError                scorer_error
         `-- WorkerLostError            worker_lost
 
 A message is safe to show: it names what was expected and what came, and never a path, an
@@ -126,6 +130,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is configured."""
 
     code = "model_not_found"
+
+
+class ScorerNotFoundError(ModelNotFoundError):
+    """No such scorer is saved."""
+
+    code = "scorer_not_found"
 
 
 class BatchNotFoundError(NotFoundError):
@@ -219,6 +229,13 @@ class QueueFullError(RequestError):
     code = "queue_full"
 
 
+class GatewayBusyError(RequestError):
+    """This gateway has too many long prompts of the model to prepare."""
+
+    status = 503
+    code = "gateway_busy"
+
+
 class FileStoreError(RequestError):
     """Where files are kept cannot be reached, or cannot write."""
 
@@ -245,6 +262,13 @@ class NoWorkerError(RequestError):
 
     status = 503
     code = "no_worker"
+
+
+class ScorerUnavailableError(RequestError):
+    """No worker can use the scorer: its files are wrong, or its encoder is not served."""
+
+    status = 503
+    code = "scorer_unavailable"
 
 
 class ShuttingDownError(RequestError):
@@ -305,6 +329,12 @@ class DeadlineExceededError(JobError):
     """The job ran for longer than its time limit."""
 
     code = "deadline_exceeded"
+
+
+class ScorerError(JobError):
+    """A saved scorer cannot be used: its files are wrong, or made for another encoder."""
+
+    code = "scorer_error"
 
 
 class WorkerLostError(JobError):

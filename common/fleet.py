@@ -17,8 +17,10 @@ from redis.exceptions import NoPermissionError
 
 from common import keys
 from common.connection import AsyncRedis, SyncRedis, translated_errors
+from common.known_fields import of_known
 from common.model_card import ModelCard
 from common.schemas import JOB_CLASSES, JobClass, JobStatus
+from common.scorers import ScorerCard
 from common.tallies import Tally, read_tally
 from common.vitals import Vitals
 
@@ -51,6 +53,7 @@ class WorkerInfo:
         vitals: How it, its machine and its engines are; None from a worker that does not tell.
         found: Models that it found on other servers, beside the configured ones; None where it
             does not look, or has not yet.
+        scorers: Those that it has, by name: in one line why one cannot be used, None where it can.
     """
 
     worker_id: str
@@ -64,6 +67,7 @@ class WorkerInfo:
     gpu_memory: dict[str, int] | None = None
     vitals: Vitals | None = None
     found: tuple[str, ...] | None = None
+    scorers: dict[str, str | None] = field(default_factory=dict)
 
     def pack(self) -> str:
         """JSON."""
@@ -71,14 +75,15 @@ class WorkerInfo:
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
+        """The inverse of `pack`; fields of a later version's are passed over."""
         values = json.loads(packed)
-        values["models"] = {name: ServedModel(**m) for name, m in values["models"].items()}
+        models = values.get("models", {}).items()
+        values["models"] = {name: of_known(ServedModel, served) for name, served in models}
         vitals = values.get("vitals")
         values["vitals"] = None if vitals is None else Vitals.unpack(vitals)
         found = values.get("found")
         values["found"] = None if found is None else tuple(found)
-        return cls(**values)
+        return of_known(cls, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,20 @@ class FleetWriter:
             pipe.set(keys.card(card.model), card.pack())
             pipe.execute()
 
-    def num_waiting(self, models: Sequence[str]) -> dict[str, int]:
-        """The jobs in line of each model, in one round trip.
+    def publish_scorers(self, cards: Sequence[ScorerCard]) -> None:
+        """Make scorers known to the gateways, for a day.
+
+        Raises:
+            RedisUnavailableError: Redis is away; repeat the call.
+        """
+        with translated_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for card in cards:
+                pipe.set(keys.scorer(card.name), card.pack(), ex=keys.SCORER_TTL_S)
+            pipe.execute()
+
+    def waiting(self, models: Sequence[str]) -> dict[str, dict[JobClass, int]]:
+        """The jobs in line of each model and class, in one round trip.
 
         Raises:
             RedisUnavailableError: Redis is away.
@@ -181,7 +198,7 @@ class FleetWriter:
                 for job_class in JOB_CLASSES:
                     pipe.zcard(keys.ready(model, job_class))
             counts = iter(pipe.execute())
-        return {model: sum(int(next(counts)) for _ in JOB_CLASSES) for model in models}
+        return {model: {c: int(next(counts)) for c in JOB_CLASSES} for model in models}
 
 
 class FleetReader:
@@ -249,6 +266,12 @@ class FleetReader:
             packed = await self._client.mget([keys.card(model) for model in models])
         found = zip(models, packed, strict=True)
         return {model: ModelCard.unpack(str(p)) for model, p in found if p is not None}
+
+    async def scorer(self, name: str) -> ScorerCard | None:
+        """The card of a scorer, or None where no worker has had it for a day."""
+        with translated_errors():
+            packed = await cast(Any, self._client.get(keys.scorer(name)))
+        return None if packed is None else ScorerCard.unpack(packed)
 
     async def tokenizer(self, sha256: str) -> str:
         """The tokenizer file of a card, as JSON.

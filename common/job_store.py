@@ -36,6 +36,7 @@ from common.schemas import JobRecord, JobSpec, JobStatus, Outcome, group_of
 from common.settings import Settings
 
 QUEUE_FULL_RETRY_S = 5.0
+RATE_EXCEEDED = "Rate limit exceeded"
 FAIL_LIMIT = 256
 
 
@@ -123,14 +124,23 @@ class Submissions:
         assert submitted is not None
         return submitted
 
-    async def replay(self, key_id: str, idempotency: Idempotency) -> Submitted | None:
+    async def replay(
+        self, key_id: str, idempotency: Idempotency | None, *, is_rated: bool = False
+    ) -> Submitted | None:
         """The answer to a repeat of an earlier submission, or None where there was none.
 
+        Args:
+            key_id: Who asks.
+            idempotency: None repeats nothing.
+            is_rated: Where there was none, count a submission toward the key's rate: one that was
+                refused, and took work.
+
         Raises:
+            RateLimitError: The key is over its rate.
             IdempotencyMismatchError: The idempotency key came with another request.
             TaskExpiredError: A job of the earlier submission was dropped `RESULT_TTL_S` after it.
         """
-        return await self._submitted(("", key_id, "", ""), idempotency, [], is_rated=False)
+        return await self._submitted(("", key_id, "", ""), idempotency, [], is_rated)
 
     async def _submitted(
         self,
@@ -165,7 +175,7 @@ class Submissions:
                 "dropped. To run it again, choose a new Idempotency-Key."
             )
         if answer == "rate":
-            return RateLimitError("Rate limit exceeded", retry_after_s=int(values[0]) / 1e6)
+            return RateLimitError(RATE_EXCEEDED, retry_after_s=int(values[0]) / 1e6)
         size, count = values
         room = "is full" if count == 1 else f"has no room for {count} more"
         return QueueFullError(

@@ -16,6 +16,7 @@ baton:waited:<id>           string  1: a client waits for the job        WAITED_
 baton:permits:<model>       list    Celery's queue: "model has work"     none
 baton:card:<model>          string  model card (JSON)                    none
 baton:tokenizer:<sha256>    string  a tokenizer.json                     none
+baton:scorer:<name>         string  a scorer's card (JSON)               SCORER_TTL_S
 baton:workers               zset    worker ids by last heartbeat (ms)    none, swept by the reaper
 baton:worker:<id>           string  what a worker announces (JSON)       WORKER_TTL_S
 baton:trials                hash    worker id: the suspect that it tries none, swept by the reaper
@@ -33,8 +34,9 @@ baton:file_expiry           zset    file ids by when they expire (ms)    none
 Channels: baton:bell:<id> carries "<eid> <event>" of one job; baton:cancel carries job ids.
 
 Writers: the Lua scripts in `common/scripts`, except for the card and the tokenizer, which a worker
-sets when it has loaded a model, `waited`, which a gateway sets (`common/waited.py`), what a gateway
-drops of answers (`common/forgetting.py`), and what is kept of files (`common/file_records.py`).
+sets when it has loaded a model, the scorers' cards, which it sets again and again, `waited`, which
+a gateway sets (`common/waited.py`), what a gateway drops of answers (`common/forgetting.py`), and
+what is kept of files (`common/file_records.py`).
 Readers: the gateway, and the scripts themselves. They get the same names through `LUA_KEYS`, so
 that there is one spelling.
 """
@@ -55,6 +57,7 @@ WAITED = "baton:waited:"
 PERMITS = "baton:permits:"
 CARD = "baton:card:"
 TOKENIZER = "baton:tokenizer:"
+SCORER = "baton:scorer:"
 WORKERS = "baton:workers"
 WORKER = "baton:worker:"
 TRIALS = "baton:trials"
@@ -75,6 +78,7 @@ NONCE_TTL_S = 600
 WORKER_TTL_S = 20
 IDEMPOTENCY_TTL_S = 86_400
 WAITED_TTL_S = 30
+SCORER_TTL_S = 86_400
 
 _NAMES = {
     name: value
@@ -132,6 +136,11 @@ def card(model: str) -> str:
 def tokenizer(sha256: str) -> str:
     """A tokenizer file, addressed by its content."""
     return TOKENIZER + sha256
+
+
+def scorer(name: str) -> str:
+    """The card of a scorer."""
+    return SCORER + name
 
 
 def tallies(model: str) -> str:

@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
+from common.known_fields import of_known
+
 ModelKind = Literal["generate", "embed"]
 
 
@@ -69,8 +71,8 @@ class ModelCard:
 
     @classmethod
     def unpack(cls, packed: str) -> Self:
-        """The inverse of `pack`."""
+        """The inverse of `pack`; fields of a later version's are passed over."""
         values = json.loads(packed)
         if values.get("parameters") is not None:
             values["parameters"] = tuple(values["parameters"])
-        return cls(**values)
+        return of_known(cls, values)

@@ -37,6 +37,7 @@ class CatalogEntry:
         title: Its name for people.
         format: As the operator states it; None: as the loaded model's card does.
         max_batch_size: Jobs of it that one worker runs at once.
+        cost: What an answer of it costs, in any unit; routers weigh it against scores.
         kv_cache_gib: GiB of its jobs' keys and values on one worker, where it has its own.
         base_urls: The servers that run it; none: it is loaded here.
         api_key_env: The environment variable with the key for these servers, where it has its own.
@@ -53,6 +54,7 @@ class CatalogEntry:
     kind: ModelKind = "generate"
     max_batch_size: int = 8
     kv_cache_gib: float | None = None
+    cost: float = 0.0
     base_urls: tuple[str, ...] = ()
     api_key_env: str | None = None
 
@@ -210,4 +212,5 @@ def _entry_of(entry: ModelEntry, settings: Settings) -> CatalogEntry:
         kv_cache_gib=entry.kv_cache_gib,
         base_urls=entry.base_urls or settings.base_urls(backend),
         api_key_env=entry.api_key_env,
+        cost=entry.cost,
     )

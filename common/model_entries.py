@@ -117,6 +117,7 @@ class ModelEntry(BaseModel):
         path: The same, taken as a path whatever its form.
         base_url: Of a model that other servers run: where they are.
         api_key_env: The environment variable that holds the key for them.
+        cost: What an answer of it costs, in any unit; routers weigh it against scores.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -135,6 +136,7 @@ class ModelEntry(BaseModel):
     aliases: list[Annotated[str, AfterValidator(_check_alias)]] = []
     max_batch_size: int | None = Field(default=None, ge=1, le=1024)
     kv_cache_gib: Annotated[float, Field(gt=0, strict=False)] | None = None
+    cost: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)] = 0.0
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:

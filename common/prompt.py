@@ -16,6 +16,7 @@ from common.chat_template import TIME_LIMIT_S, ChatTemplate, RenderingTooLongErr
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model_card import ModelCard
 from common.schemas import Message, Prompt
+from common.special_tokens import SpecialTokens
 from common.tool_calls.families import Family, family_of
 from common.tool_calls.system_text import as_texts
 
@@ -40,6 +41,7 @@ class PromptEncoder:
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self._special = SpecialTokens(self.tokenizer)
         self._template = _template(card, card.chat_template)
         tool_template = _template(card, card.tool_template) or self._template
         self.family = Family.GENERIC
@@ -55,6 +57,8 @@ class PromptEncoder:
         max_chars: int | None = None,
     ) -> tuple[int, ...]:
         """The token ids of a prompt: through the chat template, except where it is raw.
+
+        Special tokens in a raw prompt are read as such, those in messages and tools as text.
 
         Args:
             prompt: What the client sent.
@@ -73,29 +77,46 @@ class PromptEncoder:
         if messages is None and not prompt.raw and self._template is not None:
             messages = [{"role": "user", "content": prompt.text}]
         if messages is None:
-            text = prompt.text or ""
+            ids = self._encode_text(prompt.text or "", max_chars, is_raw=True)
         else:
-            text = self.render(
-                messages,
-                tools=prompt.tools,
-                kwargs=prompt.template_kwargs,
-                time_limit_s=time_limit_s,
-            )
+            ids = self._encode_chat(messages, prompt, time_limit_s, max_chars)
+        if not ids:
+            raise _no_tokens()
+        return tuple(ids)
+
+    def _encode_chat(
+        self,
+        messages: Sequence[Message],
+        prompt: Prompt,
+        time_limit_s: float,
+        max_chars: int | None,
+    ) -> list[int]:
+        # A client may name special tokens to the template; what else it sends is text.
+        kwargs = dict(prompt.template_kwargs or {})
+        named = {name: kwargs.pop(name) for name in self.card.special_tokens if name in kwargs}
+        sent = (list(messages), prompt.tools, kwargs)
+        disarmed = self._special.disarmed(sent)
+        messages, tools, kwargs = disarmed
+        text = self.render(
+            messages, tools=tools, kwargs={**kwargs, **named}, time_limit_s=time_limit_s
+        )
+        if disarmed == sent and not self._special.match_variants:
+            return self._encode_text(text, max_chars, is_raw=False)
+        if max_chars is not None and (len(text) > max_chars or not self._special.is_ready):
+            raise RenderingTooLongError
+        return self._special.encode(text)
+
+    def _encode_text(self, text: str, max_chars: int | None, *, is_raw: bool) -> list[int]:
         if max_chars is not None and len(text) > max_chars:
             raise RenderingTooLongError
         # A template writes its own special tokens, so none are added to what it rendered.
         # As a batch: `encode` holds the interpreter lock, for two seconds over a megabyte.
-        [encoding] = self.tokenizer.encode_batch([text], add_special_tokens=messages is None)
-        ids = encoding.ids
-        if not ids:
-            raise InvalidRequestError("The prompt is empty: expected at least one token.")
-        return tuple(ids)
+        [encoding] = self.tokenizer.encode_batch([text], add_special_tokens=is_raw)
+        return list(encoding.ids)
 
     def _checked(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
         if not token_ids:
-            raise InvalidRequestError(
-                "The prompt is empty: expected at least one token.", param="prompt"
-            )
+            raise _no_tokens()
         for token_id in (min(token_ids), max(token_ids)):
             if not 0 <= token_id < self.card.vocab_size:
                 raise InvalidRequestError(
@@ -144,6 +165,10 @@ class PromptEncoder:
 
 def _template(card: ModelCard, source: str | None) -> ChatTemplate | None:
     return None if source is None else ChatTemplate(source, card.special_tokens)
+
+
+def _no_tokens() -> InvalidRequestError:
+    return InvalidRequestError("prompt must have at least one token; got none.", param="prompt")
 
 
 def fit(

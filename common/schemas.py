@@ -6,20 +6,24 @@ Fields of a job record, in the order in which they appear in a job's life:
     submit   status key model class params prompt_ids | prompt | inputs, stream_token request_id
              user_id metadata tag created_ms attempts=0 crashes=0 eid=0 prompt_tokens (where known)
              n (where it is to have several choices), reply (a route's own, never read here)
+             scoring (of a scoring job, whose inputs are prompts), routing (where a router has
+             picked the model)
              idem (the rest of the idempotency key's name, where one came)
     claim    nonce worker attempts+1 started_ms (first claim only) revision (while nothing is
              committed: of the model that generates)
     append   pos:<choice> (tokens committed of it) eid used_ms first_token_ms; past `suspect`,
              that goes and crashes=0
-    cancel   cancel=1 while it runs
+    cancel   cancel=when it was first asked for, while it runs
     requeue  requeued_ms; nonce goes
     crash    crashes+1 suspect: the tokens, of all choices together, that it has to pass, for its
              worker died while it ran
     restart  pos:<choice> goes: what was committed is void; epoch: how often the worker that holds
              the job has done so, so that its own late appends are known
-    end      ended_ms result finish timings error_type error_message prompt_tokens prompt_logprobs
-             (where asked for) embeddings (of an embedding job) completion_tokens counted_by (both
-             of a job that another server ran); nonce goes
+    end      ended_ms result finish (the first choice's reason) timings error_type error_message
+             error_param prompt_tokens prompt_logprobs (where asked for) embeddings (of an
+             embedding job; of a scoring job a vector for each prompt, the scores of the models
+             that it names) completion_tokens counted_by (both of a job that another server ran);
+             nonce and cancel go
 Times are Redis's own clock, in milliseconds since the epoch.
 """
 
@@ -31,7 +35,9 @@ from enum import StrEnum
 from typing import Any, Literal, Self
 
 from common.embeddings import Embeddings, Input, count_tokens, pack_inputs, unpack_inputs
+from common.known_fields import of_known
 from common.sampling import SamplingSpec
+from common.scorers import Routing, ScoringTask
 from common.token_logprobs import TokenLogprobs
 
 Message = dict[str, Any]
@@ -108,6 +114,8 @@ class JobSpec:
         reply: What the route keeps for its answers, packed by itself.
         inputs: What an embedding job embeds, in place of a prompt: token ids, or texts where no
             worker has announced the model yet. None: the job generates.
+        scoring: What a scorer does with the inputs' embeddings; the inputs are prompts, as texts.
+        routing: Why it is this model, where a router has picked it; never read here.
     """
 
     job_id: str
@@ -123,6 +131,8 @@ class JobSpec:
     metadata: dict[str, str] | None = None
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
+    scoring: ScoringTask | None = None
+    routing: Routing | None = None
 
     def to_fields(self) -> dict[str, str]:
         """The record's fields, without those that the submit script adds."""
@@ -145,6 +155,10 @@ class JobSpec:
             record["inputs"] = pack_inputs(self.inputs)
             if (num_tokens := count_tokens(self.inputs)) is not None:
                 record["prompt_tokens"] = str(num_tokens)
+        if self.scoring is not None:
+            record["scoring"] = self.scoring.pack()
+        if self.routing is not None:
+            record["routing"] = self.routing.pack()
         metadata = None if self.metadata is None else dump(self.metadata)
         texts = {"user_id": self.user_id, "metadata": metadata, "reply": self.reply}
         return record | {name: text for name, text in texts.items() if text is not None}
@@ -219,6 +233,7 @@ class Outcome:
         embeddings: Of an embedding job that is completed.
         completion_tokens: Of all choices together, where that is not the number of their ids.
         counted_by: None where the engine that generated them is ours.
+        error_param: The field of the request at fault, as errors call it before a route renames it.
     """
 
     status: JobStatus
@@ -232,6 +247,7 @@ class Outcome:
     embeddings: Embeddings | None = None
     completion_tokens: int | None = None
     counted_by: CountedBy | None = None
+    error_param: str | None = None
 
     def pack_tails(self) -> str:
         """JSON list."""
@@ -245,6 +261,7 @@ class Outcome:
         }
         if self.choices:
             record["result"] = dump([choice.pack() for choice in self.choices])
+            record["finish"] = self.choices[0].finish_reason
         if self.prompt_logprobs:
             listed = [None if each is None else each.pack() for each in self.prompt_logprobs]
             record["prompt_logprobs"] = dump(listed)
@@ -257,6 +274,8 @@ class Outcome:
         if self.error_type is not None:
             record["error_type"] = self.error_type
             record["error_message"] = self.error_message or ""
+        if self.error_param is not None:
+            record["error_param"] = self.error_param
         return record
 
 
@@ -266,8 +285,8 @@ class JobRecord:
 
     Attributes:
         completion_tokens: Committed, of all choices together; after the end as in `Outcome`.
-        prompt_logprobs, embeddings, counted_by: As in `Outcome`; none before the end.
-        inputs: As in `JobSpec`.
+        prompt_logprobs, embeddings, error_param, counted_by: As in `Outcome`; none before the end.
+        inputs, scoring, routing: As in `JobSpec`.
         epoch: How often a worker has voided what it had itself committed.
     """
 
@@ -301,6 +320,9 @@ class JobRecord:
     reply: str | None = None
     inputs: tuple[Input, ...] | None = None
     embeddings: Embeddings | None = None
+    error_param: str | None = None
+    scoring: ScoringTask | None = None
+    routing: Routing | None = None
     counted_by: CountedBy | None = None
     epoch: int = 0
 
@@ -330,7 +352,7 @@ class JobRecord:
             first_token_ms=_int(record.get("first_token_ms")),
             ended_ms=_int(record.get("ended_ms")),
             choices=_choices(record.get("result")),
-            timings=EngineTimings(**json.loads(record["timings"])) if "timings" in record else None,
+            timings=_timings(record.get("timings")),
             error_type=record.get("error_type"),
             error_message=record.get("error_message"),
             cancel_requested="cancel" in record,
@@ -338,6 +360,9 @@ class JobRecord:
             reply=record.get("reply"),
             inputs=unpack_inputs(record["inputs"]) if "inputs" in record else None,
             embeddings=Embeddings.unpack(record["embeddings"]) if "embeddings" in record else None,
+            error_param=record.get("error_param"),
+            scoring=ScoringTask.unpack(record["scoring"]) if "scoring" in record else None,
+            routing=Routing.unpack(record["routing"]) if "routing" in record else None,
             counted_by=record.get("counted_by"),  # type: ignore[arg-type]  # from an Outcome
             epoch=int(record.get("epoch", 0)),
         )
@@ -356,6 +381,10 @@ def _completion_tokens(record: dict[str, str]) -> int:
 
 def _int(value: str | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _timings(packed: str | None) -> EngineTimings | None:
+    return None if packed is None else of_known(EngineTimings, json.loads(packed))
 
 
 def _ids(packed: str | None) -> tuple[int, ...] | None:

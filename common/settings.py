@@ -195,6 +195,12 @@ class Settings(BaseSettings):
         examples=["s3://my-bucket/baton"],
     )
 
+    scorers_dir: Path = Field(
+        default=Path("scorers"),
+        description="Where `baton scorer train` saves scorers, and the workers look for those of "
+        "/infer.",
+    )
+
     log_dir: Path = Field(default=Path("logs"), description="Where the three log files go.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR."

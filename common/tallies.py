@@ -5,6 +5,8 @@ so that the sums are exact over all gateways, workers and restarts, and never go
 
     jobs:<final status>                     jobs that came to it
     jobs:resumed                            jobs that went back in line once begun
+    finish:<reason>                         completed jobs, by how their first choice ended; those
+                                            that embed have none
     tokens:prompt|cached|generation         tokens of jobs that began
     <latency>:<upper edge, us, or inf>      observations in one bucket, not in those below
     <latency>:sum                           all observations together, us
@@ -16,6 +18,9 @@ Latencies, and which jobs are observed:
     time_to_first_token  from submit; jobs that had a first token
     inter_token          the job's mean gap, once for each gap; jobs that did not go back in line
     end_to_end           from submit to the end; completed jobs
+    cancel               from the first call to cancel to the end; jobs that ran at that call
+
+A name that is none of these is a later version's, and passed over.
 
 Knows nothing about Redis commands or HTTP.
 """
@@ -47,6 +52,7 @@ LATENCIES = (
     "time_to_first_token",
     "inter_token",
     "end_to_end",
+    "cancel",
 )
 # A function, for every script of every call would build a table.
 LUA_TALLIES = f"local function edges_us() return {{{', '.join(map(str, EDGES_US))}}} end\n"
@@ -120,11 +126,13 @@ class Tally:
 
     Attributes:
         jobs: By final status; `resumed` counts some of them once more.
+        finish: Completed ones, by finish reason.
         tokens: `prompt`, `cached` (of the prompts) and `generation`.
         latencies: By name, of `LATENCIES`.
     """
 
     jobs: dict[str, int] = field(default_factory=dict)
+    finish: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     latencies: dict[str, Histogram] = field(default_factory=dict)
 
@@ -136,14 +144,13 @@ class Tally:
 def read_tally(fields: Mapping[str, str]) -> Tally:
     """A model's tally, from the fields of its hash."""
     tally = Tally()
+    counts_of = {"jobs": tally.jobs, "finish": tally.finish, "tokens": tally.tokens}
     buckets: dict[str, list[int]] = {}
     for name, value in fields.items():
-        what, part = name.split(":")
-        if what == "jobs":
-            tally.jobs[part] = int(value)
-        elif what == "tokens":
-            tally.tokens[part] = int(value)
-        elif part != _SUM:
+        what, _, part = name.partition(":")
+        if what in counts_of:
+            counts_of[what][part] = int(value)
+        elif what in LATENCIES and part != _SUM:
             counts = buckets.setdefault(what, [0] * _NUM_BUCKETS)
             counts[_bucket(part)] += int(value)
     for what, counts in buckets.items():
@@ -156,7 +163,11 @@ def total_of(tallies: Iterable[Tally]) -> Tally:
     """All models together."""
     total = Tally()
     for tally in tallies:
-        for mine, more in ((total.jobs, tally.jobs), (total.tokens, tally.tokens)):
+        for mine, more in (
+            (total.jobs, tally.jobs),
+            (total.finish, tally.finish),
+            (total.tokens, tally.tokens),
+        ):
             for name, value in more.items():
                 mine[name] = mine.get(name, 0) + value
         for name, histogram in tally.latencies.items():

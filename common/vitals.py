@@ -7,10 +7,10 @@ but for the cache's, which are in tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-T = TypeVar("T")
+from common.known_fields import of_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +112,14 @@ class Vitals:
         return cls(
             uptime_s=values["uptime_s"],
             rss=values["rss"],
-            host=_known(HostVitals, values["host"]),
-            gpu=None if gpu is None else _known(GpuVitals, gpu),
+            host=of_known(HostVitals, values["host"]),
+            gpu=None if gpu is None else of_known(GpuVitals, gpu),
             engines={model: _engine(each) for model, each in values["engines"].items()},
         )
 
 
 def _engine(values: Mapping[str, Any]) -> EngineStats:
     cache = values["cache"]
-    return _known(
-        EngineStats, {**values, "cache": None if cache is None else _known(CacheUse, cache)}
+    return of_known(
+        EngineStats, {**values, "cache": None if cache is None else of_known(CacheUse, cache)}
     )
-
-
-def _known(cls: type[T], values: Mapping[str, Any]) -> T:
-    names = {each.name for each in fields(cls)}  # type: ignore[arg-type]  # all are dataclasses
-    return cls(**{name: value for name, value in values.items() if name in names})

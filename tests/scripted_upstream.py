@@ -21,6 +21,7 @@ class Says:
     """One answer to a request that generates.
 
     Attributes:
+        beats: Comments before the last text, one each 0.1 s.
         usage: Tokens of the prompt and of the completion; None: it does not tell.
         ends: `done`; `cut`: the connection breaks in the middle of an event; `silence`: nothing
             comes any more; `early`: the answer just stops, without a finish reason.
@@ -38,6 +39,7 @@ class Says:
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     gate: threading.Event | None = None
+    beats: int = 0
 
 
 class ScriptedUpstream:
@@ -160,6 +162,11 @@ async def _stream(writer: asyncio.StreamWriter, says: Says, *, is_chat: bool) ->
     for index, text in enumerate(says.texts):
         if says.gate is not None and index == len(says.texts) - 1:
             await asyncio.get_running_loop().run_in_executor(None, says.gate.wait, 20)
+        if index == len(says.texts) - 1:
+            for _ in range(says.beats):
+                await asyncio.sleep(0.1)
+                writer.write(b": beat\n\n")
+                await writer.drain()
         part = {"delta": {"content": text}} if is_chat else {"text": text}
         writer.write(_event({"choices": [{"index": 0, **part, "finish_reason": None}]}))
         await writer.drain()

@@ -13,7 +13,15 @@ from typing import Literal
 
 from common.events import TokenEvent
 from common.job_store import Claim, Holding
-from common.schemas import CountedBy, EngineTimings, JobStatus, Outcome, Prompt
+from common.schemas import (
+    JOB_CLASSES,
+    CountedBy,
+    EngineTimings,
+    JobClass,
+    JobStatus,
+    Outcome,
+    Prompt,
+)
 from common.token_logprobs import TokenLogprobs
 from worker.backends.base import BackendEnd, Delta
 from worker.held_choice import HeldChoice
@@ -233,6 +241,14 @@ class HeldJobs:
         """Every held job."""
         with self._lock:
             return list(self._jobs.values())
+
+    def first_classes(self) -> dict[str, JobClass]:
+        """The highest class that is held of each model."""
+        classes: dict[str, JobClass] = {}
+        for record in (job.claim.record for job in self.all()):
+            before = classes.setdefault(record.model, record.job_class)
+            classes[record.model] = min(before, record.job_class, key=JOB_CLASSES.index)
+        return classes
 
     def holdings(self) -> list[Holding]:
         """What a heartbeat reports."""

@@ -13,7 +13,7 @@ from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import FleetWriter
 from common.model_card import ModelCard
 from common.prompt import PromptEncoder
-from worker.backends.base import Backend, BackendJob
+from worker.backends.base import LOADING, Backend, BackendJob
 from worker.held_choice import HeldChoice
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.publisher import Publisher
@@ -58,7 +58,8 @@ class EngineHost:
             ModelLoadError: It cannot be loaded; the message says why in one line.
         """
         try:
-            card, tokenizer_json = self.backend.load(log.info)
+            with LOADING:
+                card, tokenizer_json = self.backend.load(log.info)
             encoder = None if tokenizer_json is None else _encoder_of(card, tokenizer_json)
         except ModelLoadError:
             self.backend.close()
@@ -143,6 +144,7 @@ def _backend_job(job: HeldJob, choice: HeldChoice) -> BackendJob:
         inputs=job.inputs,
         prompt=job.prompt,
         committed_texts=choice.committed_texts,
+        scoring=record.scoring,
     )
 
 

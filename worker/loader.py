@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 from common.errors import ModelLoadError, RedisUnavailableError
 from common.fleet import FleetWriter
+from common.schemas import JobClass
 from worker.backends.base import MemoryShare
+from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.publisher import Publisher
 from worker.registry import ModelRegistry
@@ -37,6 +39,8 @@ class Loader:
     Args:
         on_change: Called when what the worker announces has changed.
         on_loaded: Called with a model that has been loaded.
+        held: The jobs that run.
+        hand_back: Hands back what a model runs and the registry says is to be handed back.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Loader:
         publisher: Publisher,
         on_change: Callable[[], None],
         on_loaded: Callable[[str], None],
+        held: HeldJobs,
+        hand_back: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._create_host = create_host
@@ -54,6 +60,8 @@ class Loader:
         self._publisher = publisher
         self._on_change = on_change
         self._on_loaded = on_loaded
+        self._held = held
+        self._hand_back = hand_back
         self._residency = Residency(registry.models, registry.capacity)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -75,9 +83,8 @@ class Loader:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            step = self._residency.next_step(
-                self._registry.views(self._num_waiting()), time.monotonic()
-            )
+            views = self._registry.views(self._waiting(), self._held.first_classes())
+            step = self._residency.next_step(views, time.monotonic())
             if step is None:
                 if self._registry.refresh(self._fleet):
                     self._on_change()
@@ -88,13 +95,13 @@ class Loader:
                 self._do(step)
                 self._on_change()
 
-    def _num_waiting(self) -> dict[str, int]:
+    def _waiting(self) -> dict[str, dict[JobClass, int]]:
         """Jobs in line of each model; where all have room, nobody has to know."""
         models = self._registry.models
         if self._registry.has_room_for_all:
             return {}
         try:
-            return self._fleet.num_waiting(models)
+            return self._fleet.waiting(models)
         except RedisUnavailableError:
             return {}
 
@@ -103,10 +110,15 @@ class Loader:
             self._load(step.model)
         elif step.verb == "unload":
             self._unload(step.model, "others need its room")
+        elif step.verb == "resume":
+            self._registry.hold(step.model, is_held=False)
+        elif step.verb == "hold":
+            self._registry.hold(step.model, is_held=True)
+            log.info("Model %s takes no more jobs: others have waited long", step.model)
         else:
-            self._registry.hold(step.model, is_held=step.verb == "hold")
-            if step.verb == "hold":
-                log.info("Model %s takes no more jobs: others have waited long", step.model)
+            self._registry.hold(step.model, is_held=True, yields_to=step.to)
+            log.info("Model %s gives way to a job of class %s for another", step.model, step.to)
+            self._hand_back(step.model)
 
     def _load(self, model: str) -> None:
         self._registry.note_loading(model)

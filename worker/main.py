@@ -16,6 +16,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -51,6 +52,8 @@ from worker.model_finder import ModelFinder
 from worker.publisher import Publisher
 from worker.reaper import Reaper
 from worker.registry import ModelBusy, ModelRegistry
+from worker.scoring.roster import ScorerRoster
+from worker.scoring.storage import ScorerFiles
 from worker.tasks import Draining, JobRunner
 from worker.vitals import VitalSigns
 
@@ -90,18 +93,9 @@ class Worker:
             lease_s=settings.lease_s,
             engine_stall_s=settings.engine_stall_s,
         )
-        self._loader = Loader(
-            self._models,
-            self._create_host,
-            FleetWriter(self._client),
-            self._publisher,
-            self._heartbeat.beat_soon,
-            self._on_loaded,
-        )
-        self._consumer: PatientConsumer | None = None
-        self._finder = _finder_for(settings, self._models, self._on_found)
-        self._reaper = Reaper(
-            Reaping(self._client, settings), self._claims, self._models.errors, on_end
+        fleet = FleetWriter(self._client)
+        self._roster = ScorerRoster(
+            ScorerFiles(settings.scorers_dir), entries, fleet, self._heartbeat.beat_soon
         )
         self._runner = JobRunner(
             self._models,
@@ -110,6 +104,21 @@ class Worker:
             events,
             on_end,
             default_max_tokens=settings.max_new_tokens,
+        )
+        self._loader = Loader(
+            self._models,
+            self._create_host,
+            fleet,
+            self._publisher,
+            self._heartbeat.beat_soon,
+            self._on_loaded,
+            self._held,
+            self._runner.give_way,
+        )
+        self._consumer: PatientConsumer | None = None
+        self._finder = _finder_for(settings, self._models, self._on_found)
+        self._reaper = Reaper(
+            Reaping(self._client, settings), self._claims, self._models.errors, on_end
         )
 
     def run(self) -> int:
@@ -121,6 +130,7 @@ class Worker:
         signal.signal(signal.SIGINT, _leave)
         self._heartbeat.start()
         self._reaper.start()
+        self._roster.start()
         try:
             self._publisher.start()
             self._loader.start()
@@ -183,7 +193,12 @@ class Worker:
 
     def _on_loaded(self, model: str) -> None:
         # A loaded model is of no use before Celery takes permits.
-        if self._is_consuming.is_set():
+        if not self._is_consuming.is_set():
+            return
+        backend = self._models.backends().get(model)
+        if backend is not None and backend.away is not None:
+            logger.warning("Model %s waits: %s", model, backend.away)
+        else:
             logger.info("Model %s is ready on %s", model, self._device)
 
     def _on_shutdown(self, **_: Any) -> None:
@@ -209,6 +224,7 @@ class Worker:
         self._models.stop()
         self._heartbeat.stop()
         self._reaper.stop()
+        self._roster.stop()
         try:
             self._claims.leave()
         except RedisUnavailableError:
@@ -232,6 +248,7 @@ class Worker:
             gpu_memory=self._models.gpu_memory(),
             vitals=self._vital_signs.read(self._models.backends()),
             found=self._models.found,
+            scorers={} if self._is_leaving.is_set() else self._roster.announced,
         )
 
     def _announcements(self) -> dict[str, ServedModel]:
@@ -294,13 +311,17 @@ def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare)
 
         return UpstreamBackend(entry, settings, _ollama_wire(settings), _key_for(entry, settings))
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
-    if entry.kind == "embed":
-        from worker.backends.embedding import EmbeddingBackend
+    from worker.backends.embedding import EmbeddingBackend
 
+    if entry.kind == "embed":
         return EmbeddingBackend(entry, settings)
     from worker.backends.transformers import TransformersBackend
+    from worker.backends.with_encoder import BackendWithEncoder
 
-    return TransformersBackend(entry, settings, share)
+    encoder = replace(entry, kind="embed", dtype="float32")
+    return BackendWithEncoder(
+        TransformersBackend(entry, settings, share), lambda: EmbeddingBackend(encoder, settings)
+    )
 
 
 _OLLAMA_WIRES: dict[int | None, OllamaWire] = {}

@@ -14,7 +14,7 @@ from kombu.utils.scheduling import round_robin_cycle
 
 from common import keys
 
-POLL_S = 0.2
+POLL_S = 0.05
 """Seconds after which a queue that has opened is listened to, at most."""
 NO_QUEUE = keys.permits("")
 """That of no model: waiting for it ends after `POLL_S`, as any wait does, and then the queues are

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from common.errors import ModelLoadError
 from common.fleet import FleetWriter, ServedModel
 from common.model_catalog import CatalogEntry
+from common.schemas import JOB_CLASSES, JobClass
 from worker.backends.base import Backend, MemoryShare
 from worker.host import EngineHost
 from worker.residency import ModelView
@@ -38,6 +39,7 @@ class _Slot:
     is_gone: bool = False
     host: EngineHost | None = None
     is_held: bool = False
+    yields_to: JobClass | None = None
     is_loading: bool = False
     num_running: int = 0
     used_at_s: float = 0.0
@@ -58,19 +60,22 @@ class _Slot:
     def is_full(self) -> bool:
         return self.num_running >= self.entry.max_batch_size
 
-    def view(self, num_waiting: int) -> ModelView:
+    def view(self, waiting: Mapping[JobClass, int], first_running: JobClass | None) -> ModelView:
         return ModelView(
             model=self.entry.model,
             is_loaded=self.host is not None,
             is_held=self.is_held,
             num_running=self.num_running,
-            num_waiting=num_waiting,
+            num_waiting=sum(waiting.values()),
             used_at_s=self.used_at_s,
             loaded_at_s=self.loaded_at_s,
             load_s=self.load_s,
             retry_at_s=self.retry_at_s,
             was_tried=self.was_tried,
             has_failed=self.num_failures > 0,
+            is_yielding=self.yields_to is not None,
+            first_running=first_running,
+            first_waiting=next((c for c in JOB_CLASSES if waiting.get(c)), None),
             is_found=self.is_found,
         )
 
@@ -252,12 +257,21 @@ class ModelRegistry:
         with self._lock:
             return {m: slot.error for m, slot in self._slots.items() if slot.error is not None}
 
-    def views(self, num_waiting: Mapping[str, int]) -> list[ModelView]:
-        """What `Residency` decides from."""
+    def views(
+        self,
+        waiting: Mapping[str, Mapping[JobClass, int]],
+        first_running: Mapping[str, JobClass],
+    ) -> list[ModelView]:
+        """What `Residency` decides from.
+
+        Args:
+            waiting: Jobs in line of each model and class.
+            first_running: The highest class of the jobs that each model runs.
+        """
         with self._lock:
             return [
-                slot.view(num_waiting.get(m, 0))
-                for m, slot in self._slots.items()
+                slot.view(waiting.get(model, {}), first_running.get(model))
+                for model, slot in self._slots.items()
                 if not (slot.is_gone and slot.host is None)
             ]
 
@@ -314,10 +328,20 @@ class ModelRegistry:
                 slot.away = None if slot.host is None else slot.host.backend.away
             return before != {model: slot.away for model, slot in self._slots.items()}
 
-    def hold(self, model: str, *, is_held: bool) -> None:
-        """Let a loaded model take no more jobs, or take jobs again."""
+    def hold(self, model: str, *, is_held: bool, yields_to: JobClass | None = None) -> None:
+        """Let a loaded model take no more jobs, or take jobs again.
+
+        With `yields_to` those that it runs of lower classes are to be handed back.
+        """
         with self._lock:
-            self._slots[model].is_held = is_held
+            slot = self._slots[model]
+            slot.is_held, slot.yields_to = is_held, yields_to
+
+    def yields(self, model: str, job_class: JobClass) -> bool:
+        """Whether the model hands back its jobs of a class, to give way to a higher one."""
+        with self._lock:
+            to = self._slots[model].yields_to
+            return to is not None and JOB_CLASSES.index(job_class) > JOB_CLASSES.index(to)
 
     def take_out(self, model: str) -> EngineHost | None:
         """Take out a model that runs nothing, so that it can be stopped; None: it runs jobs."""
@@ -325,7 +349,8 @@ class ModelRegistry:
             slot = self._slots[model]
             if slot.num_running:
                 return None
-            host, slot.host, slot.is_held = slot.host, None, False
+            host, slot.host = slot.host, None
+            slot.is_held, slot.yields_to = False, None
             return host
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ from common.errors import (
     EngineError,
     InvalidRequestError,
     RedisUnavailableError,
+    RequestError,
 )
 from common.event_stream import EventWriter
 from common.events import TokenEvent
@@ -29,6 +30,7 @@ from common.model_card import ModelCard
 from common.prompt import PromptEncoder, fit
 from common.request_log import OnEnd, outcome_of
 from common.schemas import JobRecord, JobStatus, Outcome, Prompt
+from common.scorers import ScoringTask, prompt_ids
 from worker.held_jobs import HeldJob, HeldJobs
 from worker.host import EngineHost
 from worker.registry import ModelRegistry
@@ -133,12 +135,34 @@ class JobRunner:
             if not job.done.wait(max(0.0, now + patience_s - time.monotonic())):
                 self._hand_back(job)
 
+    def give_way(self, model: str) -> None:
+        """Hand back what a model runs of the classes that it yields; it goes on later.
+
+        Where Redis is away a job runs on: its lease would count the attempt as a crash.
+        """
+        for job in self._held.all():
+            if job.claim.record.model == model:
+                self._give_way(job)
+
+    def _give_way(self, job: HeldJob) -> None:
+        record = job.claim.record
+        if job.outcome is None and self._models.yields(record.model, record.job_class):
+            with suppress(RedisUnavailableError):
+                self._release(job)
+
     def _hand_back(self, job: HeldJob) -> None:
         try:
-            if self._claims.release(job.job_id, job.claim.nonce) == "ended":
-                self._tell_end(job.job_id)
+            self._release(job)
         except RedisUnavailableError:
             log.warning("Could not hand back a job; its lease will", extra={"task_id": job.job_id})
+            self._let_go(job)
+
+    def _release(self, job: HeldJob) -> None:
+        if self._claims.release(job.job_id, job.claim.nonce) == "ended":
+            self._tell_end(job.job_id)
+        self._let_go(job)
+
+    def _let_go(self, job: HeldJob) -> None:
         self._held.drop(job, "released")
         self._models.abort(job.run_id)
 
@@ -192,6 +216,7 @@ class JobRunner:
         if self._draining.is_set():
             # `drain` may have looked before this job was held; one of the two sees it.
             self._hand_back(job)
+        self._give_way(job)  # likewise
         job.done.wait()
 
     def _prepare(self, record: JobRecord, card: ModelCard, encoder: PromptEncoder | None) -> _Work:
@@ -201,6 +226,8 @@ class JobRunner:
             InvalidRequestError: The prompt or an input, which no gateway could check, cannot be
                 run; or the model has been made one of another kind since.
         """
+        if record.scoring is not None and encoder is not None:
+            return _Work((), 0, _prompts_to_score(record, record.scoring, encoder))
         if (record.inputs is None) != (card.kind == "generate"):
             raise InvalidRequestError(
                 f"Model '{record.model}' is of kind {card.kind} now: it cannot run this.",
@@ -234,7 +261,10 @@ class JobRunner:
 
     def _refuse(self, claim: Claim, error: BatonError) -> None:
         outcome = Outcome(
-            JobStatus.FAILED, error_type=type(error).__name__, error_message=error.message
+            JobStatus.FAILED,
+            error_type=type(error).__name__,
+            error_message=error.message,
+            error_param=error.param if isinstance(error, RequestError) else None,
         )
         job_id, nonce = claim.record.job_id, claim.nonce
         try:
@@ -256,3 +286,12 @@ class JobRunner:
 def _card_of(host: EngineHost) -> ModelCard:
     assert host.card is not None, "the registry hands out hosts that are loaded"
     return host.card
+
+
+def _prompts_to_score(
+    record: JobRecord, task: ScoringTask, encoder: PromptEncoder
+) -> tuple[tuple[int, ...], ...]:
+    length = encoder.card.context_length
+    assert length is not None, "who encodes prompts knows how long they may be"
+    prompts = [str(prompt) for prompt in record.inputs or ()]
+    return prompt_ids(encoder.tokenizer, prompts, min(length, task.context_length or length))

@@ -48,8 +48,9 @@ class LineAnswers:
             RedisUnavailableError: Redis is away.
         """
         records = [await self._find(job_id) for job_id in job_ids]
-        for failure in filter(None, map(failure_of, records)):
-            raise failure
+        for record in records:
+            if failure := failure_of(record, call.job.params):
+                raise failure
         model = records[0].model  # it may not be there any more
         card = await self._poller.card(model)
         head = Head(

@@ -28,7 +28,14 @@ from api.fleet_poller import FleetPoller
 from api.openai.call_maker import CallMaker
 from api.submission import Submitter
 from common.batch_store import Batches, BatchLostError, BatchStatus, Step, TakenBatch
-from common.errors import FileStoreError, QueueFullError, RedisUnavailableError, RequestError
+from common.errors import (
+    FileStoreError,
+    GatewayBusyError,
+    InvalidRequestError,
+    QueueFullError,
+    RedisUnavailableError,
+    RequestError,
+)
 from common.file_records import FileRecord
 from common.job_store import Submissions
 from common.settings import Settings
@@ -224,12 +231,16 @@ class BatchDriver:
         return await self._patiently(reader.next)
 
     async def _begin(self, line: InputLine) -> None:
+        name = custom_id_of(line)
         try:
-            self._check_name(custom_id_of(line))
+            self._check_name(name)
             read = partial(read_line, line, self._record.endpoint, self._tools.calls)
             request = await self._patiently(read)
         except LineError as error:
             self._results.add_malformed(line.number, error)
+        except InvalidRequestError as error:
+            assert name is not None, "a request has a name"
+            self._results.add_failure(line.number, name, error)
         else:
             self._open[line.number] = _OpenLine(request)
 
@@ -251,7 +262,7 @@ class BatchDriver:
                 continue
             try:
                 await self._submit_line(number, opened)
-            except (QueueFullError, RedisUnavailableError):
+            except (QueueFullError, GatewayBusyError, RedisUnavailableError):
                 await asyncio.sleep(RETRY_S)
                 return
             except RequestError as error:
@@ -362,7 +373,7 @@ class BatchDriver:
         while True:
             try:
                 return await call()
-            except (RedisUnavailableError, FileStoreError):
+            except (RedisUnavailableError, GatewayBusyError, FileStoreError):
                 await asyncio.sleep(RETRY_S)
             except FileNotFoundError as error:
                 raise _UnusableInputError(

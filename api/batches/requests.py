@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from api.openai.completion_request import CompletionRequest
 from api.openai.embeddings_request import EmbeddingsRequest
 from api.validation_message import explain, shown
 from common.errors import InvalidRequestError
+from common.json_depth import NestingError, parsed
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 Body = ChatRequest | CompletionRequest | EmbeddingsRequest
@@ -49,7 +49,7 @@ class LineRequest:
 
 
 class LineError(Exception):
-    """A line that cannot be submitted.
+    """A line that is no request to its batch's endpoint.
 
     Attributes:
         code: A stable name for programs.
@@ -73,16 +73,17 @@ async def read_line(line: InputLine, endpoint: str, calls: CallMaker) -> LineReq
 
     Raises:
         LineError: It is malformed.
+        InvalidRequestError: It is a request, and its body would be refused.
         RedisUnavailableError: Redis is away.
     """
-    parsed = _parsed(line)
-    try:
-        call = await calls.of(_body_of(parsed, endpoint))
-    except InvalidRequestError as error:
-        raise LineError(error.code, error.message, error.param, parsed.custom_id) from error
+    read = _read(line)
+    call = await calls.of(_body_of(read, endpoint))
+    if call.job.router is not None:
+        # A router is waited for, and a batch's submissions wait for nothing.
+        raise InvalidRequestError("router is not taken in batches: name the model.", param="router")
     # What is waited for goes first, and a batch counted when it was created.
     call.job = replace(call.job, job_class="low", is_rated=False)
-    return LineRequest(parsed.custom_id, call)
+    return LineRequest(read.custom_id, call)
 
 
 def _body_of(line: _Line, endpoint: str) -> Body:
@@ -98,13 +99,10 @@ def _body_of(line: _Line, endpoint: str) -> Body:
         body = kind.model_validate(line.body)
     except ValidationError as error:
         message, param = explain(error.errors(), kind.model_fields)
-        raise LineError("invalid_request", message, param, line.custom_id) from error
+        raise InvalidRequestError(message, param=param) from error
     if body.is_streamed:
-        raise LineError(
-            "invalid_request",
-            "stream must be false: the answers of a batch are in its output file.",
-            "stream",
-            line.custom_id,
+        raise InvalidRequestError(
+            "stream must be false: the answers of a batch are in its output file.", param="stream"
         )
     return body
 
@@ -112,25 +110,27 @@ def _body_of(line: _Line, endpoint: str) -> Body:
 def custom_id_of(line: InputLine) -> str | None:
     """The name that a line gives its request, however wrong the rest of it is."""
     try:
-        values = json.loads(line.content or b"")
-    except (ValueError, RecursionError):
+        values = parsed(line.content or b"")
+    except ValueError:
         return None
     named = values.get("custom_id") if isinstance(values, dict) else None
     return named if isinstance(named, str) else None
 
 
-def _parsed(line: InputLine) -> _Line:
+def _read(line: InputLine) -> _Line:
     if line.content is None:
         raise LineError(
             "line_too_long",
             f"A line must have at most {MAX_LINE_BYTES} bytes; this one has {line.length}.",
         )
     try:
-        values = json.loads(line.content)
-    except (ValueError, RecursionError) as error:
+        values = parsed(line.content)
+    except NestingError as error:
+        raise LineError("invalid_json_line", f"The line is {error}.") from error
+    except ValueError as error:
         raise LineError("invalid_json_line", f"The line is not valid JSON: {error}.") from error
     try:
         return _Line.model_validate(values)
     except ValidationError as error:
-        message, param = explain(error.errors(), _Line.model_fields)
+        message, param = explain(error.errors(), _Line.model_fields, "line")
         raise LineError("invalid_line", message, param, custom_id_of(line)) from error

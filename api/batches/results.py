@@ -67,7 +67,7 @@ class Results:
         self._counts["cached_tokens"] += details.get("cached_tokens", 0)
 
     def add_failure(self, number: int, custom_id: str, error: RequestError) -> None:
-        """A line was refused, or its job has failed."""
+        """A line was refused as its endpoint would refuse it, or its job has failed."""
         request_id = self.request_id(number)
         body = error_body(error, error.message, request_id)
         response = {"status_code": error.status, "request_id": request_id, "body": body}

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.answers import RoutingAnswer
+
 Documented = dict[int | str, dict[str, Any]]
 
 
@@ -101,7 +103,7 @@ class ToolCall(_Answer):
     function: CalledFunction
 
 
-class ChatMessage(_Answer):
+class AssistantMessage(_Answer):
     """The model's message."""
 
     role: Literal["assistant"]
@@ -114,7 +116,7 @@ class ChatChoice(_Answer):
     """One of the answers."""
 
     index: int
-    message: ChatMessage
+    message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -126,6 +128,9 @@ class _Head(_Answer):
     system_fingerprint: str | None = Field(examples=["fp_44709d6fcb"])
     usage: Usage
     performance: Performance
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
 
 
 class Chat(_Head):

@@ -77,7 +77,7 @@ class ChatCall:
         sampling = self.job.sampling
         texts = None if sampling.logprobs is None else await _texts(card, tokenizers)
         family = await self._family_of(records[0], card, tokenizers)
-        return ChatAnswer(head, sampling.n, texts, family)
+        return ChatAnswer(head, sampling, texts, family)
 
     async def _family_of(
         self, record: JobRecord, card: ModelCard | None, tokenizers: Tokenizers
@@ -114,7 +114,7 @@ class CompletionCall:
         texts = None if sampling.logprobs is None else await _texts(card, tokenizers)
         pairs = zip(self.job.prompts, records, strict=True)
         echoes = [await self._echo(card, tokenizers, *pair) for pair in pairs]
-        return CompletionAnswer(head, sampling.n, texts, echoes)
+        return CompletionAnswer(head, sampling, texts, echoes)
 
     async def _echo(
         self, card: ModelCard | None, tokenizers: Tokenizers, prompt: Prompt, record: JobRecord

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from api.job_views import routing_of
 from api.openai.answer import Head
 from api.openai.called_tools import CalledTools
 from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import chat_logprobs
+from api.openai.shown_tokens import ShownTokens
 from api.openai.usage import performance_of, usage_of
 from api.token_texts import TokenTexts
+from common.sampling import SamplingSpec
 from common.schemas import ChoiceResult, JobRecord
 from common.token_logprobs import TokenLogprobs
 from common.tool_calls.families import Family
@@ -22,17 +25,24 @@ class ChatAnswer:
     """The answer to one chat request; one job, with one choice or several.
 
     Args:
+        sampling: Of the job.
         texts: Of the model's tokens, where log-probabilities were asked for.
         family: How the model writes its calls of tools, where there are any.
     """
 
     def __init__(
-        self, head: Head, num_choices: int, texts: TokenTexts | None, family: Family | None
+        self,
+        head: Head,
+        sampling: SamplingSpec,
+        texts: TokenTexts | None,
+        family: Family | None,
     ) -> None:
         self._head = head
+        self._sampling = sampling
         self._texts = texts
         self._family = family
-        self._choices = [CalledTools(head.answer_id, i, family) for i in range(num_choices)]
+        self._choices = [CalledTools(head.answer_id, i, family) for i in range(sampling.n)]
+        self._shown = [ShownTokens(sampling, texts) for _ in range(sampling.n)]
 
     def whole(self, records: Sequence[JobRecord]) -> dict[str, Any]:
         """Source: Answer."""
@@ -42,6 +52,7 @@ class ChatAnswer:
             **self._head.body(WHOLE, choices),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }
 
     def opening(self) -> list[dict[str, Any]]:
@@ -53,13 +64,16 @@ class ChatAnswer:
         """Source: Answer."""
         choice = self._choices[delta.choice]
         is_last = delta.finish_reason is not None
+        token_ids, logprobs = self._shown[delta.choice].take(
+            delta.text, delta.token_ids, delta.logprobs, is_last=is_last
+        )
         parts = choice.deltas(delta.text, is_last=is_last)
-        if delta.logprobs and not parts:
+        if logprobs and not parts:
             parts = [{"content": ""}]
         chunks = [self._chunk(delta.choice, part) for part in parts]
-        if delta.logprobs:
+        if logprobs:
             [first] = chunks[0]["choices"]
-            first["logprobs"] = self._logprobs(delta.token_ids, delta.logprobs)
+            first["logprobs"] = self._logprobs(token_ids, logprobs)
         if delta.finish_reason is not None:
             reason = choice.finish_reason(delta.finish_reason)
             chunks.append(self._chunk(delta.choice, {}, finish_reason=reason))
@@ -71,14 +85,17 @@ class ChatAnswer:
             **self._head.body(CHUNK, []),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }
 
     def _choice(self, index: int, result: ChoiceResult) -> dict[str, Any]:
         choice = CalledTools(self._head.answer_id, index, self._family)
+        shown = ShownTokens(self._sampling, self._texts)
+        tokens = shown.take(result.text, result.token_ids, result.logprobs, is_last=True)
         return {
             "index": index,
             "message": {"role": "assistant", **choice.message(result.text)},
-            "logprobs": self._logprobs(result.token_ids, result.logprobs),
+            "logprobs": self._logprobs(*tokens),
             "finish_reason": choice.finish_reason(result.finish_reason),
         }
 

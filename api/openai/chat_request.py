@@ -10,72 +10,30 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
+from api.openai.conversation_schemas import MESSAGES, TOOL_CHOICE, TOOLS, or_null
 from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
 from api.schemas import MAX_INT
-from common.chat_messages import ROLES
 
-_TEXT_PARTS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-        "required": ["type", "text"],
-    },
-}
-_MESSAGE = {
-    "type": "object",
-    "properties": {
-        "role": {"enum": list(ROLES)},
-        "content": {"anyOf": [{"type": "string"}, _TEXT_PARTS, {"type": "null"}]},
-        "name": {"type": "string"},
-        "tool_calls": {"type": "array", "items": {"type": "object"}},
-        "tool_call_id": {"type": "string"},
-    },
-    "required": ["role"],
-}
-_FUNCTION = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "description": {"type": "string"},
-        "parameters": {"type": "object"},
-        "strict": {"type": "boolean"},
-    },
-    "required": ["name"],
-}
-_TOOL = {
-    "type": "object",
-    "properties": {"type": {"const": "function"}, "function": _FUNCTION},
-    "required": ["type", "function"],
-}
-_TOOL_CHOICE = {
-    "anyOf": [
-        {"enum": ["none", "auto", "required"]},
-        {"type": "object", "properties": {"type": {"const": "function"}, "function": _FUNCTION}},
+_TEXT_ALONE = {"type": "array", "items": {"const": "text"}, "minItems": 1, "maxItems": 1}
+
+
+def _documented(schema: dict[str, Any]) -> None:
+    schema["examples"] = [
+        {
+            "model": "baton-toy",
+            "messages": [{"role": "user", "content": "Tell me a story about a dog."}],
+            "max_tokens": 128,
+        }
     ]
-}
-
-
-def _documented(**schema: Any) -> WithJsonSchema:
-    """How a field looks that is checked by itself, when the job is made of it."""
-    return WithJsonSchema(schema)
+    # Completions may generate nothing, and only score their prompt.
+    schema["properties"]["max_tokens"]["anyOf"][0]["minimum"] = 1
 
 
 class ChatRequest(OpenAIRequest):
     """What to answer, and how."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "baton-toy",
-                    "messages": [{"role": "user", "content": "Tell me a story about a dog."}],
-                    "max_tokens": 128,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=_documented)
     unsupported: ClassVar[dict[str, str]] = {
         "functions": "use tools",
         "function_call": "use tool_choice",
@@ -84,7 +42,7 @@ class ChatRequest(OpenAIRequest):
         "moderation": "nothing is moderated",
     }
 
-    messages: Annotated[Any, _documented(type="array", items=_MESSAGE, minItems=1)] = Field(
+    messages: Annotated[Any, WithJsonSchema(MESSAGES)] = Field(
         description="The conversation. Roles: system, developer, user, assistant, tool."
     )
     max_completion_tokens: int | None = Field(
@@ -97,16 +55,18 @@ class ChatRequest(OpenAIRequest):
     response_format: ResponseFormat | None = Field(
         default=None, description="What the answer has to look like. Default: any text."
     )
-    tools: Annotated[Any, _documented(type="array", items=_TOOL)] = Field(
+    tools: Annotated[Any, WithJsonSchema(or_null(TOOLS))] = Field(
         default=None, description="Functions that the model may call."
     )
-    tool_choice: Annotated[Any, _documented(**_TOOL_CHOICE)] = Field(
+    tool_choice: Annotated[Any, WithJsonSchema(or_null(TOOL_CHOICE))] = Field(
         default=None, description="Default: `auto` where there are tools, else `none`."
     )
     parallel_tool_calls: bool | None = Field(
         default=None, description="Whether several calls may come at once. Default: true."
     )
-    modalities: list[str] | None = Field(default=None, description='`["text"]`.')
+    modalities: Annotated[list[str], WithJsonSchema(_TEXT_ALONE)] | None = Field(
+        default=None, description='`["text"]`.'
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(
         default=None, max_length=16, description="More variables for the model's chat template."
     )
@@ -123,8 +83,6 @@ class ChatRequest(OpenAIRequest):
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
-        if self.max_tokens == 0:
-            raise FieldError("max_tokens", "must be at least 1; got 0")
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise FieldError("max_tokens", "is another name of max_completion_tokens; got both")
         if self.top_logprobs is not None and not self.logprobs:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.job_views import routing_of
 from api.openai.answer import Head
 from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import CompletionLogprobs, joined
+from api.openai.shown_tokens import ShownTokens, Tokens
 from api.openai.usage import performance_of, usage_of
 from api.token_texts import TokenTexts
+from common.sampling import SamplingSpec
 from common.schemas import ChoiceResult, JobRecord
 
 KIND = "text_completion"
@@ -31,7 +34,7 @@ class CompletionAnswer:
     """The answer to one completion request: a job for each prompt.
 
     Args:
-        num_choices: Of each prompt.
+        sampling: Of the job of each prompt.
         texts: Of the model's tokens, where log-probabilities were asked for.
         echoes: What each prompt's choices begin with; None where that was not asked for.
     """
@@ -39,15 +42,17 @@ class CompletionAnswer:
     def __init__(
         self,
         head: Head,
-        num_choices: int,
+        sampling: SamplingSpec,
         texts: TokenTexts | None,
         echoes: Sequence[Echo | None],
     ) -> None:
         self._head = head
-        self._num_choices = num_choices
+        self._sampling = sampling
+        self._num_choices = sampling.n
         self._texts = texts
         self._echoes = echoes
         self._logprobs: dict[int, CompletionLogprobs] = {}
+        self._shown: dict[int, ShownTokens] = {}
 
     def whole(self, records: Sequence[JobRecord]) -> dict[str, Any]:
         """Source: Answer."""
@@ -70,8 +75,17 @@ class CompletionAnswer:
     def chunks(self, delta: ChoiceDelta) -> list[dict[str, Any]]:
         """Source: Answer."""
         chunks = []
-        if delta.text or delta.logprobs:
-            chunks.append(self._chunk(delta.choice, delta.text, self._logprobs_of(delta)))
+        if delta.choice not in self._shown:
+            self._shown[delta.choice] = ShownTokens(self._sampling, self._texts)
+        tokens = self._shown[delta.choice].take(
+            delta.text,
+            delta.token_ids,
+            delta.logprobs,
+            is_last=delta.finish_reason is not None,
+        )
+        if delta.text or tokens[1]:
+            logprobs = self._logprobs_of(delta.choice, tokens)
+            chunks.append(self._chunk(delta.choice, delta.text, logprobs))
         if delta.finish_reason is not None:
             chunks.append(self._chunk(delta.choice, "", finish_reason=delta.finish_reason))
         return chunks
@@ -97,17 +111,19 @@ class CompletionAnswer:
         if self._texts is None:
             return None
         logprobs = CompletionLogprobs(self._texts)
+        shown = ShownTokens(self._sampling, self._texts)
+        tokens = shown.take(result.text, result.token_ids, result.logprobs, is_last=True)
         if echo is None:
-            return logprobs.view(result.token_ids, result.logprobs)
+            return logprobs.view(*tokens)
         prompt = logprobs.view(echo.token_ids, record.prompt_logprobs)
-        return joined(prompt, logprobs.view(result.token_ids, result.logprobs))
+        return joined(prompt, logprobs.view(*tokens))
 
-    def _logprobs_of(self, delta: ChoiceDelta) -> dict[str, Any] | None:
+    def _logprobs_of(self, choice: int, tokens: Tokens) -> dict[str, Any] | None:
         if self._texts is None:
             return None
-        if delta.choice not in self._logprobs:
-            self._logprobs[delta.choice] = CompletionLogprobs(self._texts)
-        return self._logprobs[delta.choice].view(delta.token_ids, delta.logprobs)
+        if choice not in self._logprobs:
+            self._logprobs[choice] = CompletionLogprobs(self._texts)
+        return self._logprobs[choice].view(*tokens)
 
     def _chunk(
         self,
@@ -131,4 +147,5 @@ class CompletionAnswer:
             **self._head.body(KIND, choices),
             "usage": usage_of(records),
             "performance": performance_of(records),
+            **routing_of(records[0]),
         }

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_va
 
 from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import ResponseFormat
+from api.schemas import MAX_INT
 from common.schemas import Prompt
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -55,6 +56,8 @@ def _of_ids(value: object, which: str) -> Prompt:
     return Prompt(token_ids=tuple(value), raw=True)
 
 
+_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
+_IDS = {"type": "array", "items": _TOKEN_ID, "minItems": 1}
 Prompts = Annotated[
     Any,
     AfterValidator(_readable),
@@ -63,12 +66,8 @@ Prompts = Annotated[
             "anyOf": [
                 {"type": "string"},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-                {
-                    "type": "array",
-                    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "minItems": 1,
-                },
+                _IDS,
+                {"type": "array", "items": _IDS, "minItems": 1},
             ]
         }
     ),
@@ -85,6 +84,13 @@ class CompletionRequest(OpenAIRequest):
     )
     unsupported: ClassVar[dict[str, str]] = {"suffix": "the model only writes on"}
 
+    # What 0 may be depends on `echo`, and so does what is said of less.
+    max_tokens: int | None = Field(
+        default=None,
+        json_schema_extra={"minimum": 0, "maximum": MAX_INT},
+        description="Tokens to generate at most; 0 goes with `echo`. Default: MAX_NEW_TOKENS "
+        "(512), cut to what the model's context still holds.",
+    )
     prompt: Prompts = Field(description="What to continue, without a chat template.")
     echo: bool | None = Field(default=None, description="Begin the answer with the prompt.")
     logprobs: int | None = Field(
@@ -110,8 +116,12 @@ class CompletionRequest(OpenAIRequest):
                 "best_of",
                 f"must be n, for all choices are sent; got {self.best_of} and {self.n or 1}",
             )
-        if self.max_tokens == 0 and not self.echo:
-            raise FieldError("max_tokens", "must be at least 1, or 0 together with echo; got 0")
+        least = 0 if self.echo else 1
+        if self.max_tokens is not None and not least <= self.max_tokens <= MAX_INT:
+            raise FieldError(
+                "max_tokens",
+                f"must be from 1 to {MAX_INT}, or 0 together with echo; got {self.max_tokens}",
+            )
         if self.max_tokens == 0 and (self.n or 1) > 1:
             raise FieldError("max_tokens", "0 goes with n: 1, for nothing is generated")
         if self.echo and self.stream and self.logprobs is not None:

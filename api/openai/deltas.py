@@ -7,7 +7,7 @@ was taken: a stream of OpenAI's cannot be resumed by its client. A worker's deat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -72,10 +72,18 @@ class JobDeltas:
 
     Args:
         record: The job as it stands; afterwards, as it has ended.
+        params: The route's own names of fields, as in a `JobRequest`.
     """
 
-    def __init__(self, jobs: Submissions, watcher: Watcher, record: JobRecord) -> None:
+    def __init__(
+        self,
+        jobs: Submissions,
+        watcher: Watcher,
+        record: JobRecord,
+        params: Mapping[str, str],
+    ) -> None:
         self.record = record
+        self._params = params
         self._jobs = jobs
         self._watcher = watcher
         self._taken_eid = 0
@@ -95,7 +103,7 @@ class JobDeltas:
                 if deltas:
                     yield deltas
         self.record = await ended_record(self._jobs, self.record.job_id)
-        failure = failure_of(self.record)
+        failure = failure_of(self.record, self._params)
         if failure is not None:
             raise failure
         yield [self._last_of(choice) for choice in range(len(self._sent))]

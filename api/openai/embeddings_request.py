@@ -47,7 +47,8 @@ def _read(value: Any, form: type, which: str) -> Input:
     return tuple(value)
 
 
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
+_IDS = {"type": "array", "items": _TOKEN_ID, "minItems": 1}
 _TEXT = {"type": "string", "minLength": 1}
 Inputs = Annotated[
     Any,

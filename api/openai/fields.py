@@ -18,6 +18,7 @@ from api.schemas import (
     MAX_STOP_IDS,
     LogitBias,
     NameText,
+    RouterFields,
     StopTexts,
     Strategy,
     TokenId,
@@ -104,12 +105,12 @@ class CallBody(BaseModel):
         return False
 
 
-class OpenAIRequest(CallBody):
+class OpenAIRequest(CallBody, RouterFields):
     """The fields of both generating endpoints."""
 
     max_tokens: int | None = Field(
         default=None,
-        ge=0,
+        ge=1,
         le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
@@ -135,7 +136,7 @@ class OpenAIRequest(CallBody):
     logit_bias: LogitBias | None = Field(
         default=None,
         description="What is added to the logits of tokens, by their ids: -100 to 100.",
-        examples=[{"50256": -100}],
+        examples=[{"11": -100}],
     )
     stream: bool | None = Field(default=None, description="Send the answer while it is generated.")
     stream_options: StreamOptions | None = None
@@ -176,6 +177,7 @@ class OpenAIRequest(CallBody):
     def _check_together(self) -> OpenAIRequest:
         if self.stream_options is not None and not self.stream:
             raise FieldError("stream_options", "goes with stream: true")
+        self.check_router(self.model)
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.job_request import JobRequest, by_strategy
+from api.job_request import JobRequest, by_strategy, router_of
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.fields import OpenAIRequest
@@ -89,6 +89,7 @@ def _request(
         metadata=body.metadata,
         params=params,
         has_default_top_k=has_default_top_k(body),
+        router=router_of(body),
     )
 
 

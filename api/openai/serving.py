@@ -57,7 +57,7 @@ class Serving:
         self._call = call
         self._answer_id = call.id_prefix + accepted.group_id
         self._job_ids = [job.job_id for job in accepted.jobs]
-        self._model = _model_of(gateway, call)
+        self._model = accepted.model or _model_of(gateway, call)
         self._visit = gateway.attendance.of(self._job_ids, key_id, is_keyed=is_keyed)
         self._has_begun = False
 
@@ -70,8 +70,9 @@ class Serving:
         with self._visit as visit:
             records = await self._ended_records()
             visit.is_over = True
-        for failure in filter(None, map(failure_of, records)):
-            raise failure
+        for record in records:
+            if failure := failure_of(record, self._call.job.params):
+                raise failure
         return (await self._answer(records)).whole(records)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -104,7 +105,10 @@ class Serving:
 
     async def _answer_frames(self) -> AsyncGenerator[bytes, None]:
         records = [await self._find(job_id) for job_id in self._job_ids]
-        jobs = [JobDeltas(self._gateway.jobs, self._gateway.watcher, each) for each in records]
+        params = self._call.job.params
+        jobs = [
+            JobDeltas(self._gateway.jobs, self._gateway.watcher, each, params) for each in records
+        ]
         answer: Answer | None = None
         sent_s = time.monotonic()
         async with aclosing(merged(jobs, CHECK_S)) as batches:

@@ -20,30 +20,36 @@ from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import batch_generate_request, generate_request
 from api.job_views import result_view
+from api.json_route import JsonRoute
 from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
 from api.routes.generate import POLL_AFTER_S
 from api.schemas import BatchGenerateRequest, GenerateRequest
 from api.sse import EventStream
+from api.stream_answers import DoneEvent, ErrorEvent, TokenEvent, event_stream
 from api.submission import Accepted
 from api.submitting import headers_of, submitted, task_links
 from api.token_stream import TokenStream
 
 MESSAGE = "Your requests are being processed. Use each task_id to check status."
-_ERRORS = errors(400, 401, 404, 410, 413, 422, 429, 503, 504)
+_ERRORS = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 _PREFER = {
     "name": "Prefer",
     "in": "header",
     "description": "`respond-async`: a task for each prompt, at once.",
     "schema": {"type": "string"},
-    "example": "respond-async",
+    "examples": {
+        "wait": {"summary": "The results", "value": ""},
+        "async": {"summary": "The tasks, at once", "value": "respond-async"},
+    },
 }
 
-router = APIRouter(tags=["Generate"])
+router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
 @router.post(
     "/batch/generate",
+    operation_id="generate_batch",
     response_model=BatchGeneratedAnswer,
     summary="Generate for several prompts, and wait",
     responses={
@@ -81,9 +87,10 @@ async def batch_generate(
 
 @router.post(
     "/stream/generate",
+    operation_id="generate_stream",
     response_class=EventStream,
     summary="Generate as a stream of tokens",
-    responses=_ERRORS,
+    responses={200: {"content": event_stream(TokenEvent, DoneEvent, ErrorEvent)}, **_ERRORS},
 )
 async def stream_generate(
     request: Request,

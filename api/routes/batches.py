@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from api.batch_schemas import WINDOW_MS, BatchAnswer, BatchesAnswer, BatchRequest, batch_view
 from api.dependencies import GatewayDep, ReaderId, SubmitterId
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
+from api.json_route import JsonRoute
 from api.openai.answers import errors
 from api.pages import page_view
 from api.validation_message import cut, printable
@@ -28,11 +29,12 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 
-router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(
     "",
+    operation_id="create_batch",
     response_model=BatchAnswer,
     summary="Submit a file of requests",
     responses=errors(400, 401, 404, 413, 422, 429, 503),
@@ -73,6 +75,7 @@ async def create(
 
 @router.get(
     "",
+    operation_id="list_batches",
     response_model=BatchesAnswer,
     summary="Your batches",
     responses=errors(400, 401, 404, 429, 503),
@@ -80,8 +83,10 @@ async def create(
 async def list_batches(
     gateway: GatewayDep,
     key_id: ReaderId,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Batches at most.")] = DEFAULT_PAGE,
+    after: Annotated[
+        str | None, Query(max_length=64, description="The id of the last batch you have.")
+    ] = None,
 ) -> JSONResponse:
     """Newest first."""
     found, has_more = await gateway.batches.page(key_id, limit=limit, after=after)
@@ -94,6 +99,7 @@ BatchId = Annotated[str, Path(description="As the submission gave it.")]
 
 @router.get(
     "/{batch_id}",
+    operation_id="retrieve_batch",
     response_model=BatchAnswer,
     summary="How far a batch is",
     responses=errors(401, 404, 429, 503),
@@ -105,6 +111,7 @@ async def retrieve(gateway: GatewayDep, key_id: ReaderId, batch_id: BatchId) -> 
 
 @router.post(
     "/{batch_id}/cancel",
+    operation_id="cancel_batch",
     response_model=BatchAnswer,
     summary="Call a batch off",
     responses=errors(401, 404, 429, 503),

@@ -31,6 +31,8 @@ MAX_PAGE = 10_000
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 _FIELDS = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 
 _UPLOAD = {
@@ -40,9 +42,14 @@ _UPLOAD = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
+                    "additionalProperties": False,
                     "required": ["file", "purpose"],
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
-                        "file": {"type": "string", "format": "binary"},
+                        "file": {"type": "string", "format": "binary", "minLength": 1},
                         "purpose": {"enum": list(PURPOSES)},
                         "expires_after[anchor]": {"enum": ["created_at"]},
                         "expires_after[seconds]": {
@@ -60,6 +67,7 @@ _UPLOAD = {
 
 @router.post(
     "",
+    operation_id="create_file",
     response_model=FileAnswer,
     summary="Upload a file",
     responses=errors(400, 401, 413, 429, 503),
@@ -83,15 +91,23 @@ async def upload(request: Request, gateway: GatewayDep, key_id: ReaderId) -> JSO
 
 
 @router.get(
-    "", response_model=FilesAnswer, summary="Your files", responses=errors(400, 401, 429, 503)
+    "",
+    operation_id="list_files",
+    response_model=FilesAnswer,
+    summary="Your files",
+    responses=errors(400, 401, 404, 429, 503),
 )
 async def list_files(
     gateway: GatewayDep,
     key_id: ReaderId,
-    purpose: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
-    order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    purpose: Annotated[
+        str | None, Query(max_length=64, description="Only those with this purpose.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Files at most.")] = MAX_PAGE,
+    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "desc",
+    after: Annotated[
+        str | None, Query(max_length=64, description="The id of the last file you have.")
+    ] = None,
 ) -> JSONResponse:
     """By the time of their creation, newest first unless `order` says otherwise."""
     found, has_more = await gateway.files.records.page(
@@ -106,6 +122,7 @@ FileId = Annotated[str, Path(description="As the upload gave it.")]
 
 @router.get(
     "/{file_id}",
+    operation_id="retrieve_file",
     response_model=FileAnswer,
     summary="What is known of a file",
     responses=errors(401, 404, 429, 503),
@@ -116,7 +133,13 @@ async def retrieve(gateway: GatewayDep, key_id: ReaderId, file_id: FileId) -> JS
     return JSONResponse(file_view(record))
 
 
-@router.get("/{file_id}/content", summary="A file's content", responses=errors(401, 404, 429, 503))
+@router.get(
+    "/{file_id}/content",
+    operation_id="download_file",
+    response_class=StreamingResponse,
+    summary="A file's content",
+    responses={200: {"content": _BYTES}, **errors(401, 404, 429, 503)},
+)
 async def content(gateway: GatewayDep, key_id: ReaderId, file_id: FileId) -> StreamingResponse:
     """Byte for byte as it was uploaded, or written by a batch."""
     record = await gateway.files.records.get(_checked(file_id), key_id)
@@ -129,6 +152,7 @@ async def content(gateway: GatewayDep, key_id: ReaderId, file_id: FileId) -> Str
 
 @router.delete(
     "/{file_id}",
+    operation_id="delete_file",
     response_model=DeletedFileAnswer,
     summary="Delete a file",
     responses=errors(401, 404, 429, 503),

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from api.answers import GeneratedAnswer, SubmitAnswer, errors
+from api.answers import FailedAnswer, GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
+from api.json_route import JsonRoute
 from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
@@ -29,20 +30,32 @@ _PREFER = {
     "in": "header",
     "description": "`wait=N`: the result, if it is there within N seconds, 60 at most.",
     "schema": {"type": "string"},
-    "example": "wait=30",
+    "examples": {
+        "wait": {"summary": "The result", "value": "wait=30"},
+        "queue": {"summary": "The task, at once", "value": ""},
+    },
+}
+_WHERE = {
+    "Location": {"description": "The task's `status_url`.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
 }
 
-router = APIRouter(tags=["Generate"])
+router = APIRouter(tags=["Generate"], route_class=JsonRoute)
 
 
 @router.post(
     "/generate",
+    operation_id="generate",
     status_code=202,
     response_model=SubmitAnswer,
     summary="Submit a text generation task",
     responses={
-        200: {"model": GeneratedAnswer, "description": "With `Prefer: wait`: the result."},
-        **errors(400, 401, 404, 410, 413, 422, 429, 503),
+        200: {
+            "model": GeneratedAnswer | FailedAnswer,
+            "description": "With `Prefer: wait`: the result.",
+        },
+        202: {"description": "Accepted; ask again later.", "headers": _WHERE},
+        **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
     },
     openapi_extra={"parameters": [_PREFER]},
 )
@@ -71,7 +84,7 @@ async def generate(
         result = await _result_within(gateway, job.job_id, wait_s)
         if result is not None:
             return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
-    return _accepted(request, accepted, headers)
+    return accepted_answer(request, accepted, headers)
 
 
 async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
@@ -85,9 +98,10 @@ async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[s
     return None if record is None or not record.status.is_final else result_view(record)
 
 
-def _accepted(
+def accepted_answer(
     request: Request, accepted: Accepted, more_headers: Mapping[str, str]
 ) -> JSONResponse:
+    """The 202 of one task."""
     [job] = accepted.jobs
     links = task_links(request, job)
     body = {

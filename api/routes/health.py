@@ -16,7 +16,9 @@ from common.fleet import Fleet
 router = APIRouter(tags=["Service"])
 
 
-@router.get("/health", response_model=HealthAnswer, summary="How the service is")
+@router.get(
+    "/health", operation_id="get_health", response_model=HealthAnswer, summary="How the service is"
+)
 async def health(gateway: GatewayDep) -> JSONResponse:
     """Always 200.
 
@@ -47,7 +49,12 @@ async def health(gateway: GatewayDep) -> JSONResponse:
     return JSONResponse(body)
 
 
-@router.get("/health/live", response_model=LiveAnswer, summary="Whether the gateway runs")
+@router.get(
+    "/health/live",
+    operation_id="get_liveness",
+    response_model=LiveAnswer,
+    summary="Whether the gateway runs",
+)
 async def live() -> JSONResponse:
     """200 as long as the gateway answers at all."""
     return JSONResponse({"status": "alive"})
@@ -58,12 +65,14 @@ _NOT_READY: Documented = {503: {"model": ReadyAnswer, "description": "They are n
 
 @router.get(
     "/ready",
+    operation_id="get_ready",
     response_model=ReadyAnswer,
     summary="The same, for those who ask here",
     responses=_NOT_READY,
 )
 @router.get(
     "/health/ready",
+    operation_id="get_readiness",
     response_model=ReadyAnswer,
     summary="Whether tasks are run",
     responses=_NOT_READY,

@@ -22,7 +22,13 @@ _JOBS = "jobs:"
 router = APIRouter(tags=["Service"])
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    operation_id="get_prometheus_metrics",
+    response_class=Response,
+    summary="Prometheus metrics",
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(gateway: GatewayDep) -> Response:
     """Text that Prometheus reads. While Redis is away: this gateway's own figures alone."""
     text = generate_latest(gateway.http_metrics.registry)

@@ -15,6 +15,7 @@ router = APIRouter(tags=["Models"])
 
 @router.get(
     "/models",
+    operation_id="list_served_models",
     response_model=ModelsAnswer,
     summary="The configured models",
     responses=errors(401, 429),

@@ -11,17 +11,19 @@ from api.answering import CLIENT_CLOSED
 from api.dependencies import GatewayDep, SubmitterId
 from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import IdempotencyKeyHeader
+from api.json_route import JsonRoute
 from api.openai.answers import EmbeddingsList, errors
 from api.openai.embeddings_call import rendered
 from api.openai.embeddings_request import EmbeddingsRequest
 from api.openai.serving import Serving
 from api.submitting import headers_of, submitted
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(
     "/embeddings",
+    operation_id="create_embedding",
     response_model=EmbeddingsList,
     summary="Turn texts into vectors",
     responses=errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),

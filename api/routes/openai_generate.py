@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from api.answering import answered
 from api.dependencies import GatewayDep, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
-from api.openai.answers import Chat, Completion, errors
+from api.json_route import JsonRoute
+from api.openai.answers import Chat, Completion, OpenAIError, errors
 from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.serving import Serving
+from api.stream_answers import ChatChunk, CompletionChunk, event_stream
 from api.submitting import headers_of, submitted
 
 _FAILURES = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+def _streamed(chunk: type[BaseModel]) -> dict[str, Any]:
+    return {"content": event_stream(chunk, OpenAIError, is_done_said=True)}
+
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(
     "/chat/completions",
+    operation_id="create_chat_completion",
     response_model=Chat,
     summary="Answer a conversation",
-    responses=_FAILURES,
+    responses={200: _streamed(ChatChunk), **_FAILURES},
 )
 async def chat_completions(
     request: Request,
@@ -45,9 +56,10 @@ async def chat_completions(
 
 @router.post(
     "/completions",
+    operation_id="create_completion",
     response_model=Completion,
     summary="Continue one prompt or several",
-    responses=_FAILURES,
+    responses={200: _streamed(CompletionChunk), **_FAILURES},
 )
 async def completions(
     request: Request,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 
 from api.dependencies import GatewayDep, ReaderId
@@ -16,9 +16,15 @@ OWNER = "baton"
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
+ModelName = Annotated[str, Path(description="An id of the list, or an alias.")]
+
 
 @router.get(
-    "/models", response_model=ModelList, summary="List the models", responses=errors(401, 429)
+    "/models",
+    operation_id="list_models",
+    response_model=ModelList,
+    summary="List the models",
+    responses=errors(401, 429),
 )
 async def models(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
     """The configured models; `loaded` is whether a live worker has one loaded now."""
@@ -28,11 +34,12 @@ async def models(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
 
 @router.get(
     "/models/{model:path}",
+    operation_id="retrieve_model",
     response_model=Model,
     summary="Look at one model",
     responses=errors(401, 404, 429),
 )
-async def model(gateway: GatewayDep, key_id: ReaderId, model: str) -> JSONResponse:
+async def model(gateway: GatewayDep, key_id: ReaderId, model: ModelName) -> JSONResponse:
     """By its id or an alias; an id may have slashes in it."""
     return JSONResponse(_view(gateway, gateway.catalog.resolve(model)))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from api.answering import answered
 from api.dependencies import GatewayDep, ReaderId, SubmitterId
 from api.gateway import Gateway
 from api.idempotency import IdempotencyKey, IdempotencyKeyHeader
-from api.openai.answers import errors
+from api.json_route import JsonRoute
+from api.openai.answers import OpenAIError, errors
 from api.openai.responses.answers import DeletedResponse, InputItems, ResponseAnswer
 from api.openai.responses.asking import job_of
 from api.openai.responses.conversation import listed, with_ids
@@ -22,6 +23,7 @@ from api.openai.responses.serving import Waiting, watching
 from api.openai.responses.stream import NOTHING
 from api.openai.responses.view import body_of
 from api.sse import EventStream
+from api.stream_answers import ResponseEvent, event_stream
 from api.submission import Accepted
 from api.submitting import headers_of, note_accepted, submitted
 from common.errors import InternalError, InvalidRequestError
@@ -30,15 +32,20 @@ from common.schemas import JobRecord
 MAX_NUMBER = 2**53
 CANCEL_WAIT_S = 5.0
 """For a worker to stop; it does at its next step."""
+_STREAMED = {"content": event_stream(ResponseEvent, OpenAIError)}
 
-router = APIRouter(prefix="/v1/responses", tags=["OpenAI"])
+router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], route_class=JsonRoute)
 
 
 @router.post(
     "",
+    operation_id="create_response",
     response_model=ResponseAnswer,
     summary="Answer an input, now or in the background",
-    responses=errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
+    responses={
+        200: _STREAMED,
+        **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
+    },
 )
 async def create(
     request: Request,
@@ -91,8 +98,11 @@ async def _accepted(
     return await submitted(request, gateway, key_id, idempotency, job)
 
 
+ResponseId = Annotated[str, Path(description="As the request gave it.")]
+
+
 async def _response(
-    gateway: GatewayDep, key_id: ReaderId, response_id: str
+    gateway: GatewayDep, key_id: ReaderId, response_id: ResponseId
 ) -> tuple[JobRecord, Reply]:
     return await find_response(gateway, response_id, key_id)
 
@@ -102,9 +112,10 @@ Found = Annotated[tuple[JobRecord, Reply], Depends(_response)]
 
 @router.get(
     "/{response_id}",
+    operation_id="get_response",
     response_model=ResponseAnswer,
     summary="A response as it stands, or its events",
-    responses=errors(400, 401, 404, 429, 503),
+    responses={200: _STREAMED, **errors(400, 401, 404, 429, 503)},
 )
 async def retrieve(
     request: Request,
@@ -127,6 +138,7 @@ async def retrieve(
 
 @router.post(
     "/{response_id}/cancel",
+    operation_id="cancel_response",
     response_model=ResponseAnswer,
     summary="Call a background response off",
     responses=errors(400, 401, 404, 429, 503),
@@ -148,11 +160,12 @@ async def cancel(gateway: GatewayDep, found: Found) -> JSONResponse:
 
 @router.delete(
     "/{response_id}",
+    operation_id="delete_response",
     response_model=DeletedResponse,
     summary="Delete a response",
     responses=errors(401, 404, 429, 503),
 )
-async def delete(gateway: GatewayDep, response_id: str, found: Found) -> JSONResponse:
+async def delete(gateway: GatewayDep, response_id: ResponseId, found: Found) -> JSONResponse:
     """Ends it where it still runs; from now on it is 404."""
     record, _ = found
     await gateway.canceller.cancel(record.job_id, record.key_id)
@@ -163,14 +176,17 @@ async def delete(gateway: GatewayDep, response_id: str, found: Found) -> JSONRes
 
 @router.get(
     "/{response_id}/input_items",
+    operation_id="list_input_items",
     response_model=InputItems,
     summary="What a response was given",
     responses=errors(400, 401, 404, 429, 503),
 )
 async def input_items(
     found: Found,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=100, description="Items at most.")] = 20,
+    order: Annotated[
+        Literal["asc", "desc"], Query(description="`desc`: the last one first.")
+    ] = "desc",
     after: Annotated[str | None, Query(description="The id of the last item you have.")] = None,
 ) -> JSONResponse:
     """The items of earlier responses, which it goes on from, are among them."""

@@ -47,7 +47,13 @@ _PAGE = """\
 router = APIRouter(tags=["Service"])
 
 
-@router.get("/", response_model=RootAnswer, summary="What this is")
+@router.get(
+    "/",
+    operation_id="get_service_info",
+    response_model=RootAnswer,
+    summary="What this is",
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
 async def root(request: Request) -> Response:
     """JSON for programs, a small page for browsers."""
     if "text/html" in request.headers.get("accept", ""):

@@ -20,6 +20,7 @@ router = APIRouter(tags=["Statistics"])
 
 @router.get(
     "/v1/metrics",
+    operation_id="get_fleet_metrics",
     response_model=MetricsAnswer,
     summary="Processors, memory, GPUs, engine and cache",
     responses=errors(401, 429, 503),
@@ -31,6 +32,7 @@ async def metrics(gateway: GatewayDep, key_id: ReaderId) -> JSONResponse:
 
 @router.get(
     "/v1/engine/stats",
+    operation_id="get_engine_stats",
     response_model=EngineStatsAnswer,
     summary="Requests, queue, latencies and throughput",
     responses=errors(401, 429, 503),

@@ -13,14 +13,28 @@ from api.dependencies import GatewayDep, StreamRecord
 from api.job_stream import JobStream, end_frame
 from api.routes.tasks import place_in_line
 from api.sse import RETRY, EventStream
+from api.stream_answers import TaskEvent, event_stream
 from api.validation_message import shown
 from common.errors import InvalidRequestError
 
 MAX_EID_DIGITS = 15
 
-LastEventId = Annotated[str | None, Header(description="The id of the last event that you have.")]
+_EID = {"pattern": f"^[0-9]{{0,{MAX_EID_DIGITS}}}$"}
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        description="The id of the last event that you have.",
+        json_schema_extra=_EID,
+    ),
+]
 StartingAfter = Annotated[
-    str | None, Query(description="The same, for clients that cannot send headers.")
+    str | None,
+    Query(
+        description="The id of the last event that you have, for clients that cannot send "
+        "headers; `Last-Event-ID` counts before it.",
+        json_schema_extra=_EID,
+    ),
 ]
 
 
@@ -29,9 +43,11 @@ router = APIRouter(tags=["Tasks"])
 
 @router.get(
     "/stream/{task_id}",
+    operation_id="watch_task",
     response_class=EventStream,
     summary="Watch a task (server-sent events)",
     responses={
+        200: {"content": event_stream(TaskEvent)},
         204: {"description": "You have the last event already; EventSource stops."},
         **errors(400, 401, 404, 410, 429, 503),
     },
@@ -72,10 +88,18 @@ async def _one(frame: bytes) -> AsyncGenerator[bytes, None]:
 
 
 def _cursor(header: str | None, query: str | None) -> int:
-    """The last event that the client has; EventSource sends an empty header for none."""
-    name, text = ("Last-Event-ID", header) if header is not None else ("starting_after", query)
+    """The last event that the client has.
+
+    A page that reconnects sends both: its address as it was, and in the header what came since.
+    """
+    in_header, in_query = _eid("Last-Event-ID", header), _eid("starting_after", query)
+    return (in_query if in_header is None else in_header) or 0
+
+
+def _eid(name: str, text: str | None) -> int | None:
+    """The number in a parameter; EventSource sends an empty header for none."""
     if not text:
-        return 0
+        return None
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_EID_DIGITS):
         raise InvalidRequestError(
             f"{name} must be an event id, a whole number from 0; got {shown(text)}.", param=name

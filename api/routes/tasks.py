@@ -12,6 +12,7 @@ from api.answers import (
     EmbeddedAnswer,
     FailedAnswer,
     GeneratedAnswer,
+    ScoredAnswer,
     StatusAnswer,
     UnfinishedAnswer,
     errors,
@@ -44,6 +45,7 @@ router = APIRouter(tags=["Tasks"])
 
 @router.get(
     "/status/{task_id}",
+    operation_id="get_task_status",
     response_model=StatusAnswer,
     summary="Where a task is",
     responses=_FAILURES,
@@ -58,7 +60,8 @@ async def status(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
 @router.get(
     "/result/{task_id}",
-    response_model=GeneratedAnswer | EmbeddedAnswer | FailedAnswer,
+    operation_id="get_task_result",
+    response_model=GeneratedAnswer | EmbeddedAnswer | ScoredAnswer | FailedAnswer,
     summary="What a task has generated",
     responses={
         202: {"model": UnfinishedAnswer, "description": "Not there yet; see `Retry-After`."},
@@ -70,7 +73,7 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
 
     A task that ran out of time also has `state: expired` and what it had generated. A cancelled
     one has `status: cancelled` and what it had generated. A task of `POST /v1/embeddings` has its
-    vectors instead.
+    vectors instead, one of `POST /infer` its scores.
     """
     record = await gateway.jobs.get(task_id, key_id)
     if not record.status.is_final:
@@ -78,8 +81,12 @@ async def result(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSON
     return JSONResponse(result_view(record))
 
 
-@router.delete("/tasks/{task_id}", summary="Cancel a task too", **_CANCELLING)
-@router.post("/tasks/{task_id}/cancel", summary="Cancel a task", **_CANCELLING)
+@router.delete(
+    "/tasks/{task_id}", operation_id="delete_task", summary="Cancel a task too", **_CANCELLING
+)
+@router.post(
+    "/tasks/{task_id}/cancel", operation_id="cancel_task", summary="Cancel a task", **_CANCELLING
+)
 async def cancel(gateway: GatewayDep, key_id: ReaderId, task_id: TaskId) -> JSONResponse:
     """A waiting task ends at once, a running one at its worker's next step.
 

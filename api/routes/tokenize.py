@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from api.answers import errors
 from api.dependencies import GatewayDep, ReaderId
 from api.gateway import Gateway
+from api.json_route import JsonRoute
 from api.tokenize_schemas import (
     BatchTokenizeRequest,
     BatchTokensAnswer,
@@ -17,16 +18,19 @@ from api.tokenize_schemas import (
     TokensAnswer,
 )
 from common.errors import InvalidRequestError, ModelNotAnnouncedError
+from common.fleet import Fleet
 from common.model_card import ModelCard
+from common.model_catalog import CatalogEntry
 
 RETRY_S = 5.0
 
-router = APIRouter(tags=["Tokens"])
+router = APIRouter(tags=["Tokens"], route_class=JsonRoute)
 _ERRORS = errors(400, 401, 404, 413, 429, 503)
 
 
 @router.post(
     "/tokenize",
+    operation_id="tokenize",
     response_model=TokensAnswer,
     summary="Cut a text into tokens",
     responses=_ERRORS,
@@ -40,6 +44,7 @@ async def tokenize(gateway: GatewayDep, key_id: ReaderId, body: TokenizeRequest)
 
 @router.post(
     "/batch/tokenize",
+    operation_id="tokenize_batch",
     response_model=BatchTokensAnswer,
     summary="Cut several texts into tokens",
     responses=_ERRORS,
@@ -55,6 +60,7 @@ async def batch_tokenize(
 
 @router.post(
     "/detokenize",
+    operation_id="detokenize",
     response_model=TextAnswer,
     summary="Put tokens together",
     responses=_ERRORS,
@@ -78,20 +84,35 @@ async def detokenize(
 
 
 async def _card(gateway: Gateway, name: str | None) -> ModelCard:
-    model = gateway.catalog.resolve(name).model
-    card = await gateway.poller.card(model)
+    entry = gateway.catalog.resolve(name)
+    # A card outlives its model's being unloaded, and its worker.
+    card = await gateway.poller.card(entry.model)
     if card is None:
         raise ModelNotAnnouncedError(
-            f"No worker has loaded '{model}' yet, so its tokenizer is not known.",
+            f"No worker has loaded '{entry.model}' yet, so its tokenizer is not known: "
+            f"{_what_to_do(gateway.poller.fleet, entry)}.",
             retry_after_s=RETRY_S,
         )
     if not card.has_tokenizer:
         raise InvalidRequestError(
-            f"Another server runs '{model}' and keeps its tokenizer to itself; tokens are told of "
-            "models that this service runs itself.",
+            f"Another server runs '{entry.model}' and keeps its tokenizer to itself; tokens are "
+            "told of models that this service runs itself.",
             param="model",
         )
     return card
+
+
+def _what_to_do(fleet: Fleet | None, entry: CatalogEntry) -> str:
+    served = [] if fleet is None else fleet.states(entry.model)
+    states = {each.state for each in served}
+    if "ready" in states or "loading" in states:
+        return "one is loading it, try again"
+    if "unloaded" in states:
+        ask = "/v1/embeddings" if entry.kind == "embed" else "/generate, of one token,"
+        return f"one will for its first request, so send it one to {ask} and try again"
+    if "error" in states:
+        return "it cannot be loaded, and GET /health says why"
+    return "start a worker that serves it"
 
 
 async def _encoded(

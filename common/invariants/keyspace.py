@@ -25,6 +25,7 @@ FAMILIES = {
     keys.PERMITS: "list",
     keys.CARD: "string",
     keys.TOKENIZER: "string",
+    keys.SCORER: "string",
     keys.WORKER: "string",
     keys.TALLIES: "hash",
     keys.FILE: "hash",
@@ -45,7 +46,9 @@ SINGLES = {
     keys.BATCH_LEASES: "zset",
 }
 """Types of the keys that there is one of."""
-PASSING = (keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WAITED, keys.WORKER)
+PASSING = (
+    *(keys.GONE, keys.CLAIM, keys.RATE, keys.IDEMPOTENCY, keys.WAITED, keys.WORKER, keys.SCORER),
+)
 """Families whose every key has a TTL. A job's record and events are looked at with the job."""
 
 LEASE_SLACK_S = 5.0

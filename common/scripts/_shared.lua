@@ -175,7 +175,7 @@ end
 -- The one way out for every job. `tails` is a JSON list; `extra` holds field, value, ...
 local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
   local job = KEY.JOB .. id
-  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'idem')
+  local old = redis.call('HMGET', job, 'key', 'model', 'class', 'idem', 'cancel')
   local committed = num_committed(id)
   redis.call('HSET', job, 'status', status, 'ended_ms', int(now_ms()))
   if #extra > 0 then
@@ -195,7 +195,7 @@ local function end_job(id, status, tails, extra, result_ttl_s, stream_grace_s)
     redis.call('HINCRBY', KEY.COUNTERS, 'prompt_tokens',
       redis.call('HGET', job, 'prompt_tokens') or 0)
   end
-  tally_end(id, status, generated)
+  tally_end(id, status, generated, old[5])
   if old[4] then
     free_idempotency(old[4])
   end

@@ -17,10 +17,12 @@ local function bucket_of(edges, us)
   return edges[low]
 end
 
--- Count a job that has just ended. Its record holds all that its end has brought.
-local function tally_end(id, status, generation_tokens)
+-- Count a job that has just ended. Its record holds all that its end has brought; `cancel_ms` is when
+-- it was to be cancelled while it ran, if it was.
+local function tally_end(id, status, generation_tokens, cancel_ms)
   local job = redis.call('HMGET', KEY.JOB .. id, 'model', 'created_ms', 'started_ms',
-    'first_token_ms', 'ended_ms', 'requeued_ms', 'n', 'prompt_tokens', 'timings')
+    'first_token_ms', 'ended_ms', 'requeued_ms', 'n', 'prompt_tokens', 'timings',
+    'finish')
   local tally, created_ms, was_requeued = KEY.TALLIES .. job[1], tonumber(job[2]), job[6]
   local edges = edges_us()
 
@@ -43,6 +45,12 @@ local function tally_end(id, status, generation_tokens)
   add('tokens:generation', tonumber(generation_tokens))
   if status == 'completed' then
     observe('end_to_end:', 'end_to_end:sum', since_submit_us(job[5]))
+    if job[10] then
+      add('finish:' .. job[10], 1)
+    end
+  end
+  if cancel_ms and tonumber(cancel_ms) >= created_ms then  -- an earlier version wrote no time here
+    observe('cancel:', 'cancel:sum', (tonumber(job[5]) - tonumber(cancel_ms)) * 1000)
   end
   if job[3] then
     observe('queue:', 'queue:sum', since_submit_us(job[3]))

@@ -12,7 +12,7 @@ if old[2] == 'queued' then
   return {'cancelled', 1}
 end
 if old[2] == 'processing' then
-  redis.call('HSET', job, 'cancel', 1)
+  redis.call('HSETNX', job, 'cancel', int(now_ms()))
   redis.call('PUBLISH', KEY.CANCEL, id)
 end
 return {old[2], 0}

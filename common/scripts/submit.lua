@@ -4,7 +4,8 @@
 --       (us), burst, 1 where it counts toward the rate, hash of the idempotency key, hash of the
 --       request (both '' where no key came), then for each job its id, the number of its fields,
 --       field, value, ...
---       Without jobs nothing is accepted: it is only asked whether there is something to replay.
+--       Without jobs nothing is accepted: it is only asked whether there is something to replay, and
+--       what counts toward the rate is a request that was refused after work.
 -- Returns {'ok', place, remaining, reset_us} | {'rate', wait_us, reset_us} | {'full', size, jobs},
 -- or, by the idempotency key, {'replay', place | nil, remaining, reset_us, id, then for each job id,
 -- status, stream token} | {'mismatch'} | {'gone', id} | {'new'} where there is nothing to replay.
@@ -69,10 +70,6 @@ if known then
   end
   return accepted('replay', first_place(ids), unpack(found))
 end
-if #jobs == 0 then
-  return {'new'}
-end
-
 if is_rated then
   arrival = arrival + interval
   local over = arrival - now - interval * burst
@@ -80,13 +77,21 @@ if is_rated then
     return {'rate', int(over), int(arrival - interval - now)}
   end
 end
+local function count()
+  if is_rated then
+    redis.call('SET', rate, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000)))
+  end
+end
+
+if #jobs == 0 then
+  count()
+  return {'new'}
+end
 local size = num_queued()
 if size + #jobs > capacity then
   return {'full', size, #jobs}
 end
-if is_rated then
-  redis.call('SET', rate, int(arrival), 'PX', int(math.ceil((arrival - now) / 1000)))
-end
+count()
 
 redis.call('SADD', KEY.MODELS, model)
 for _, job in ipairs(jobs) do

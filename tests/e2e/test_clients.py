@@ -1,15 +1,12 @@
 """Clients of others, unmodified, with the real service and the bundled model.
 
-They live in an environment of their own, which `make clients` makes; CLIENTS_DIR names another one.
+Where they live: `tests/e2e/other_clients.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,26 +16,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.model_entries import BUNDLED_DIR
-from tests.e2e.service import KEY, ROOT, Service
+from tests.e2e.other_clients import SCRIPTS, Clients, last_line, needs_node, needs_python
+from tests.e2e.service import ROOT, Service
 
-SCRIPTS = Path(__file__).parent / "clients"
-CLIENTS = Path(os.environ.get("CLIENTS_DIR", ROOT / ".clients"))
-TIMEOUT_S = 150
 CHAT: dict[str, Any] = {
     "model": "baton-toy",
     "messages": [{"role": "user", "content": "What is Python?"}],
     "temperature": 0,
     "max_tokens": 60,
 }
-
-needs_python = pytest.mark.skipif(
-    not (CLIENTS / "python" / ".made").exists(),
-    reason=f"no clients in {CLIENTS / 'python'}: `make clients` installs them",
-)
-needs_node = pytest.mark.skipif(
-    not (CLIENTS / "node" / ".made").exists() or not shutil.which("node"),
-    reason=f"no node, or no clients in {CLIENTS / 'node'}: `make clients` installs them",
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,61 +42,10 @@ def refusing_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         service.stop()
 
 
-class Clients:
-    """Runs programs beside the clients, as processes that reach nothing but the service."""
-
-    def __init__(self, service: Service, refusing_url: str, folder: Path) -> None:
-        self.service = service
-        self.folder = folder
-        self._environment = {
-            "PATH": os.pathsep.join([str(CLIENTS / "python" / "bin"), os.environ["PATH"]]),
-            "HOME": str(folder),
-            "LANG": "C.UTF-8",
-            "OPENAI_BASE_URL": f"{service.url}/v1",
-            "OPENAI_API_KEY": KEY,
-            "REFUSING_BASE_URL": refusing_url,
-            "KEY": KEY,
-            "NO_PROXY": "localhost,127.0.0.1",
-            "HTTPS_PROXY": "http://127.0.0.1:9",  # nothing listens there
-            "HF_HUB_OFFLINE": "1",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "DO_NOT_TRACK": "1",
-        }
-
-    def run(self, *command: str, cwd: Path | None = None) -> str:
-        """The output of a command that must succeed."""
-        done = subprocess.run(
-            command,
-            cwd=cwd or self.folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def run_python(self, script: str) -> str:
-        """The output of a Python program."""
-        return self.run("python", "-c", script)
-
-    def run_node(self, script: str) -> str:
-        """The output of a program for Node."""
-        for name in ("package.json", "node_modules"):
-            (self.folder / name).symlink_to(CLIENTS / "node" / name)
-        (self.folder / "script.js").write_text(script)
-        return self.run("node", "script.js")
-
-
 @pytest.fixture
 def clients(service: Service, refusing_url: str, tmp_path: Path) -> Clients:
     """For programs that run in a folder of their own."""
-    return Clients(service, refusing_url, tmp_path)
-
-
-def last_line(output: str) -> Any:
-    """What a script found; some clients print remarks of their own before it."""
-    return json.loads(output.splitlines()[-1])
+    return Clients(service, tmp_path, REFUSING_BASE_URL=refusing_url)
 
 
 def assert_is_what_the_service_says(found: dict[str, Any], service: Service) -> None:
@@ -187,7 +122,29 @@ def test_a_batch_goes_through_openais_client_for_node(clients: Clients) -> None:
             assert output[custom_id]["usage"]["total_tokens"] == answer["usage"]["total_tokens"]
     [refused] = found["errors"]
     assert refused["custom_id"] == "three"
-    assert "temperature" in refused["error"]["message"]
+    assert refused["response"]["status_code"] == 400
+    assert refused["response"]["body"]["error"]["param"] == "temperature"
+
+
+@needs_node
+def test_responses_go_through_openais_client_for_node(clients: Clients) -> None:
+    found = last_line(clients.run_node((SCRIPTS / "node_responses.js").read_text()))
+    asked = {"model": "baton-toy", "input": "What is Python?", "temperature": 0}
+    with clients.service.http() as http:
+        answer = http.post("/v1/responses", json=asked | {"max_output_tokens": 60}).json()
+    text, usage = answer["output"][0]["content"][0]["text"], answer["usage"]
+    assert text
+    assert found["text"] == found["streamed"] == found["helped"] == found["resumed"] == text
+    assert found["usage"] == [usage["input_tokens"], usage["output_tokens"]]
+    assert found["begun"] in ("queued", "in_progress")
+    assert found["polled"] == ["completed", text]
+    assert found["last"] == "response.completed"
+    for numbers in (found["numbers"], found["resumed_numbers"]):
+        assert numbers == list(range(len(numbers)))
+    assert found["follow"] == "completed"
+    assert found["items"] == ["message", "message", "message"]
+    assert found["cancelled"] == "cancelled"
+    assert found["gone"]
 
 
 def documented(language: str, mentions: str, service: Service) -> str:
@@ -227,12 +184,12 @@ class Scores:
 
 
 @pytest.fixture(scope="module")
-def scores(service: Service, refusing_url: str, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+def scores(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """The documented run of the tasks from a local file."""
     folder = tmp_path_factory.mktemp("lm-eval")
     command = documented("sh", "lm_eval", service).strip()
     command += f" --log_samples --output_path {folder / 'scores'}"
-    Clients(service, refusing_url, folder).run("bash", "-c", command, cwd=ROOT)
+    Clients(service, folder).run("bash", "-c", command, cwd=ROOT)
     return Scores(folder / "scores")
 
 

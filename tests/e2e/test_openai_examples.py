@@ -1,125 +1,134 @@
-"""Every example of `004_d314d6d6ae5d2d3d.txt` and `002_a975337e2d09907a.txt` works as it stands."""
+"""Every request and answer of `004_d314d6d6ae5d2d3d.txt`, sent as they are printed there.
+
+Its errors are in `test_openai_errors.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from common.model_entries import BUNDLED_DIR
-from tests.e2e.service import KEY, Service
+from common import __version__
+from tests.e2e.printed import assert_are_counts, assert_has_the_fields_of, curl, printed
+from tests.e2e.service import Service
 
-EXAMPLES = Path(__file__).parent / "examples" / "openai"
-TIMEOUT_S = 120
 CHAT = "/v1/chat/completions"
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
 
 
-@pytest.fixture(scope="module")
-def llama3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose model is called as in the examples; it is the bundled one."""
-    folder = tmp_path_factory.mktemp("llama3-service")
-    (folder / "llama3").symlink_to(BUNDLED_DIR)
-    service = Service(folder, MODEL_NAME="./llama3")
-    service.start()
-    try:
-        service.wait_until_ready()
-        yield service
-    finally:
-        service.stop()
+def assert_is_a_chat(answer: dict[str, Any]) -> None:
+    """Every printed field, with what its value has to be."""
+    assert_has_the_fields_of(answer, printed("openai/chat_response.json"))
+    assert_has_the_fields_of(answer, printed("openai/chat_flow_response.json"))
+    assert answer["id"].startswith("chatcmpl-")
+    assert (answer["object"], answer["model"]) == ("chat.completion", "llama3")
+    [choice] = answer["choices"]
+    assert (choice["index"], choice["message"]["role"]) == (0, "assistant")
+    assert choice["message"]["content"]
+    assert choice["finish_reason"] in ("stop", "length")
+    usage, performance = answer["usage"], answer["performance"]
+    names = printed("openai/chat_response.json")["usage"]
+    assert_are_counts({"created": answer["created"], **{name: usage[name] for name in names}})
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert performance["queue_time_ms"] >= 0
+    for name in ("prefill_time_ms", "decode_time_ms", "tokens_per_second"):
+        assert performance[name] > 0, name
+    assert type(performance["batch_size"]) is int
+    assert performance["batch_size"] >= 1
 
 
-def printed(name: str) -> Any:
-    return json.loads((EXAMPLES / name).read_text())
-
-
-def assert_has_the_fields_of(answer: Any, example: Any, where: str = "") -> None:
-    """Every field of the example is there, with a value of its kind."""
-    if isinstance(example, dict):
-        for name, value in example.items():
-            assert name in answer, f"{where}.{name}"
-            assert_has_the_fields_of(answer[name], value, f"{where}.{name}")
-    elif isinstance(example, list):
-        assert len(answer) == len(example), where
-        for i, (found, value) in enumerate(zip(answer, example, strict=True)):
-            assert_has_the_fields_of(found, value, f"{where}[{i}]")
-    else:
-        kind = (int, float) if isinstance(example, float | int) else type(example)
-        assert isinstance(answer, kind), where
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
-@pytest.mark.parametrize("name", ["chat_curl.sh", "chat_curl_short.sh"])
-def test_the_curl_examples_get_an_answer(llama3: Service, tmp_path: Path, name: str) -> None:
-    (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {KEY}"\nsilent\n')
-    script = (EXAMPLES / name).read_text().replace("localhost:8000", f"127.0.0.1:{llama3.port}")
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={**os.environ, "CURL_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    answer = json.loads(done.stdout)
-    assert_has_the_fields_of(answer, printed("chat_response.json"))
+@needs_curl
+@pytest.mark.parametrize(
+    ("name", "max_tokens"), [("chat_curl.sh", 100), ("chat_curl_short.sh", 512)]
+)
+def test_the_curl_calls_get_the_printed_chat(
+    llama3: Service, tmp_path: Path, name: str, max_tokens: int
+) -> None:
+    answer = json.loads(curl(f"openai/{name}", llama3, tmp_path))
+    assert_is_a_chat(answer)
+    assert answer["usage"]["completion_tokens"] <= max_tokens
 
 
 @pytest.mark.parametrize("name", ["chat_request.json", "chat_request_short.json"])
 def test_the_printed_chats_get_the_printed_answer(llama3: Service, name: str) -> None:
     with llama3.http() as http:
-        response = http.post(CHAT, json=printed(name))
+        response = http.post(CHAT, json=printed(f"openai/{name}"))
     assert response.status_code == 200, response.text
-    answer, example = response.json(), printed("chat_response.json")
-    assert_has_the_fields_of(answer, example)
-    assert answer["id"].startswith("chatcmpl-")
-    assert answer["object"] == example["object"]
-    assert answer["model"] == example["model"]
-    usage = answer["usage"]
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert answer["performance"]["prefill_time_ms"] > 0
-    assert answer["performance"]["decode_time_ms"] > 0
-    assert answer["performance"]["batch_size"] >= 1
+    assert_is_a_chat(response.json())
+
+
+def test_the_printed_chat_is_streamed_as_deltas_and_done(llama3: Service) -> None:
+    body = printed("openai/chat_request.json") | {"stream": True, "seed": 7}
+    with llama3.http() as http:
+        text = http.post(CHAT, json=body).text
+        whole = http.post(CHAT, json=body | {"stream": False}).json()
+    *events, done, end = text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert {chunk["model"] for chunk in chunks} == {"llama3"}
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert choices[0]["delta"]["role"] == "assistant"
+    content = "".join(choice["delta"].get("content") or "" for choice in choices)
+    assert content == whole["choices"][0]["message"]["content"]
+    assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
 
 
 def test_the_models_are_listed_as_printed(llama3: Service) -> None:
     with llama3.http() as http:
         answer = http.get("/v1/models").json()
-    assert_has_the_fields_of(answer, printed("models_response.json"))
-    assert answer["data"][0]["id"] == "llama3"
-    assert answer["data"][0]["object"] == "model"
+    assert_has_the_fields_of(answer, printed("openai/models_response.json"))
+    assert answer["object"] == "list"
+    [model] = answer["data"]
+    assert (model["id"], model["object"], model["owned_by"]) == ("llama3", "model", "baton")
+    assert_are_counts({"created": model["created"]})
 
 
-def test_an_invalid_model_parameter_is_the_printed_error(llama3: Service) -> None:
+def assert_are_metrics(answer: dict[str, Any]) -> None:
+    example = printed("openai/metrics_response.json")
+    assert answer.keys() == example.keys()
+    assert answer["gpu"] is None or answer["gpu"].keys() == example["gpu"].keys()
+    for part in ("cpu", "memory", "engine", "cache"):
+        assert answer[part].keys() == example[part].keys()
+        assert_has_the_fields_of(answer[part], example[part])
+    assert_are_counts({name: answer["cpu"][name] for name in ("core_count",)})
+    assert_are_counts({k: v for k, v in answer["engine"].items() if not k.endswith("_ms")})
+    assert_are_counts({k: v for k, v in answer["cache"].items() if k != "hit_rate"})
+
+
+def test_the_metrics_are_as_printed_and_count_what_is_done(llama3: Service) -> None:
     with llama3.http() as http:
-        response = http.post(CHAT, json={**printed("chat_request.json"), "model": 7})
-    assert response.status_code == 400
-    error = response.json()["error"]
-    assert_has_the_fields_of(response.json(), printed("error_response.json"))
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] == "model"
+        before = http.get("/v1/metrics").json()["engine"]
+        http.post(CHAT, json=printed("openai/chat_request_short.json"))
+        # The gateway reads the fleet's counters once a second.
+        while (answer := http.get("/v1/metrics").json())["engine"] == before:
+            assert llama3.process.poll() is None
+    assert_are_metrics(answer)
+    engine = answer["engine"]
+    assert engine["total_requests"] >= engine["completed_requests"] >= 1
+    assert engine["avg_prefill_time_ms"] > 0
+    assert engine["avg_decode_time_ms"] > 0
 
 
-def test_the_completion_of_the_diagram_is_answered(llama3: Service) -> None:
-    body = {"model": "llama3", "prompt": "Once upon a time", "max_tokens": 100}
-    body |= {"temperature": 0.7, "stream": False}
-    with llama3.http() as http:
-        answer = http.post("/v1/completions", json=body).json()
-    assert answer["id"].startswith("cmpl-")
-    assert answer["choices"][0]["text"]
-    assert answer["usage"]["completion_tokens"] > 0
+@needs_curl
+@pytest.mark.skipif(not shutil.which("jq"), reason="no jq")
+def test_the_curl_call_of_the_metrics_shows_them(llama3: Service, tmp_path: Path) -> None:
+    assert_are_metrics(json.loads(curl("openai/metrics_curl.sh", llama3, tmp_path)))
 
 
-def test_a_stream_ends_with_done(llama3: Service) -> None:
-    body = {"model": "llama3", "prompt": "Once upon a time", "max_tokens": 20, "stream": True}
-    with llama3.http() as http:
-        text = http.post("/v1/completions", json=body).text
-    assert text.endswith("data: [DONE]\n\n")
-    events = [line.removeprefix("data: ") for line in text.splitlines() if line]
-    chunks = [json.loads(event) for event in events[:-1]]
-    assert "".join(chunk["choices"][0]["text"] for chunk in chunks)
+def test_health_is_as_printed(llama3: Service) -> None:
+    answer = httpx.get(f"{llama3.url}/health", trust_env=False).json()
+    example = printed("openai/health_response.json")
+    assert_has_the_fields_of(answer, example)
+    assert example | {"version": __version__} == {name: answer[name] for name in example}
+
+
+@needs_curl
+def test_the_curl_call_of_ready_prints_what_is_printed(llama3: Service, tmp_path: Path) -> None:
+    output = curl("openai/ready_curl.sh", llama3, tmp_path)
+    assert json.loads(output) == printed("openai/ready_response.json")

@@ -172,3 +172,41 @@ def test_a_client_that_hangs_up_has_its_job_ended(client: OpenAI, service: Servi
         result = http.get(f"/result/{job_id}").json()
     assert result["status"] == "cancelled"
     assert result["num_generated"] < 1000
+
+
+def test_logprobs_cover_the_text_before_a_stop_string_whole_and_streamed(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "max_tokens": 40, "temperature": 0}
+    chat = asked | {"messages": STORY, "logprobs": True}
+    free = client.chat.completions.create(**chat).choices[0]
+    assert free.logprobs is not None
+    tokens = [each.token for each in free.logprobs.content or ()]
+    stop = "".join(tokens[5:8])[1:]  # from the middle of a token on
+    before = "".join(tokens[:5]) + tokens[5][:1]
+    whole = client.chat.completions.create(**chat, stop=stop)
+    [choice] = whole.choices
+    assert choice.message.content == before
+    assert choice.logprobs is not None
+    assert [each.token for each in choice.logprobs.content or ()] == tokens[:6]
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 8
+    streamed: list[str] = []
+    for chunk in client.chat.completions.create(**chat, stop=stop, stream=True):
+        told = chunk.choices[0].logprobs
+        streamed += [each.token for each in (told.content if told else None) or ()]
+    assert streamed == tokens[:6]
+
+    respond = asked | {"input": STORY, "include": ["message.output_text.logprobs"]}
+    del respond["max_tokens"]
+    response = client.responses.create(**respond, extra_body={"stop": stop})
+    content: Any = response.output[0]
+    assert [each.token for each in content.content[0].logprobs] == tokens[:6]
+
+    prompt = asked | {"prompt": "Once upon a time", "logprobs": 0}
+    listed = client.completions.create(**prompt).choices[0].logprobs
+    assert listed is not None
+    names = listed.tokens or []
+    cut = client.completions.create(**prompt, stop="".join(names[4:6])).choices[0]
+    assert cut.text == "".join(names[:4])
+    assert cut.logprobs is not None
+    assert cut.logprobs.tokens == names[:4]
+    assert len(cut.logprobs.token_logprobs or ()) == len(cut.logprobs.text_offset or ()) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,8 @@ from worker.leases import Heartbeat
 from worker.loader import Loader
 from worker.publisher import Publisher
 from worker.registry import ModelBusy, ModelRegistry
+from worker.scoring.roster import ScorerRoster
+from worker.scoring.storage import ScorerFiles
 from worker.tasks import Draining, JobRunner
 
 MODEL = "embedder"
@@ -35,6 +38,7 @@ class EmbeddingWorker:
     Attributes:
         backend: Of the model.
         held: Its jobs.
+        roster: Its scorers.
     """
 
     def __init__(self, settings: Settings, path: Path, name: str = "embeds") -> None:
@@ -50,6 +54,12 @@ class EmbeddingWorker:
         )
         self._models = ModelRegistry([self._entry], 1)
         self.backend = EmbeddingBackend(self._entry, settings)
+        self.roster = ScorerRoster(
+            ScorerFiles(settings.scorers_dir),
+            [self._entry],
+            FleetWriter(self._client),
+            lambda: None,
+        )
         events = EventWriter(self._client)
         self._publisher = Publisher(
             self.held, events, self.claims, self._models.abort, lambda *_: None
@@ -61,13 +71,15 @@ class EmbeddingWorker:
             engine_stall_s=settings.engine_stall_s,
         )
         self._loaded = threading.Event()
+        self._runner = JobRunner(
+            *(self._models, self.held, self.claims, events, lambda *_: None), default_max_tokens=4
+        )
         self._loader = Loader(
             *(self._models, self._create_host, FleetWriter(self._client), self._publisher),
             self._heartbeat.beat_soon,
             lambda model: self._loaded.set(),
-        )
-        self._runner = JobRunner(
-            *(self._models, self.held, self.claims, events, lambda *_: None), default_max_tokens=4
+            self.held,
+            self._runner.give_way,
         )
         self._stop = threading.Event()
         self._tasks = [threading.Thread(target=self._work, daemon=True) for _ in range(NUM_TASKS)]
@@ -77,10 +89,15 @@ class EmbeddingWorker:
         self._loader.start()
         assert self._loaded.wait(TIMEOUT_S)
         self._heartbeat.start()
-        self._heartbeat.beat()
+        self.announce()
         for task in self._tasks:
             task.start()
         return self
+
+    def announce(self) -> None:
+        """Look at the scorers, and tell what there is."""
+        self.roster.look()
+        self._heartbeat.beat()
 
     def leave_alone(self) -> None:
         """Take no more jobs."""
@@ -103,7 +120,8 @@ class EmbeddingWorker:
 
     def _describe(self) -> WorkerInfo:
         models = self._models.announcements(is_consuming=True)
-        return WorkerInfo(self._name, "here", 1, "0", "cpu", NUM_TASKS, len(self.held), models)
+        info = WorkerInfo(self._name, "here", 1, "0", "cpu", NUM_TASKS, len(self.held), models)
+        return replace(info, scorers=self.roster.announced)
 
     def _work(self) -> None:
         """What Celery does, without permits: look for a job now and then."""

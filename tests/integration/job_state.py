@@ -27,7 +27,7 @@ class When(StrEnum):
 
 
 NOW, AGO, LONG_AGO = When
-TIMES = {"created_ms", "started_ms", "first_token_ms", "requeued_ms", "ended_ms"}
+TIMES = {"created_ms", "started_ms", "first_token_ms", "requeued_ms", "ended_ms", "cancel"}
 HOUR_MS = 3_600_000
 
 Event = dict[str, Any]
@@ -189,7 +189,7 @@ class ModelJob:
             "used_ms": None if self.used_ms is None else str(self.used_ms),
             "first_token_ms": NOW if self.has_had_tokens else None,
             "suspect": str(self.suspect_until) if self.is_suspect else None,
-            "cancel": "1" if self.is_cancelled else None,
+            "cancel": NOW if self.is_cancelled else None,
             "requeued_ms": self.requeued,
             "ended_ms": NOW if self.status.is_final else None,
         }

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from common import keys
 from common.connection import SyncRedis, connect
-from common.errors import ModelLoadError
+from common.errors import ModelLoadError, RedisUnavailableError
 from common.event_stream import EventWriter
 from common.fleet import FleetWriter, ServedModel, WorkerInfo
-from common.job_store import Claims
+from common.job_store import Claim, Claims
 from common.model_catalog import CatalogEntry
 from common.reaping import Reaping
-from common.schemas import JobRecord, JobStatus
+from common.schemas import JobClass, JobRecord, JobStatus
 from common.settings import Settings
 from tests.fakes import FakeBackend
 from tests.integration.submitting import submit as submit_job
@@ -32,8 +33,10 @@ from worker.tasks import JobRunner
 TIMEOUT_S = 20
 
 
-def submit(client: SyncRedis, model: str, max_tokens: int = 3) -> str:
-    return submit_job(client, max_tokens, model=model)
+def submit(
+    client: SyncRedis, model: str, max_tokens: int = 3, job_class: JobClass = "normal"
+) -> str:
+    return submit_job(client, max_tokens, model=model, job_class=job_class)
 
 
 class Worker:
@@ -59,6 +62,10 @@ class Worker:
         self._publisher = Publisher(
             self._held, events, self.claims, self.models.abort, lambda *_: None
         )
+        self.runner = JobRunner(
+            *(self.models, self._held, self.claims, events, lambda *_: None),
+            default_max_tokens=4,
+        )
         self.loader = Loader(
             self.models,
             self._create_host,
@@ -66,10 +73,8 @@ class Worker:
             self._publisher,
             self._note_change,
             lambda model: None,
-        )
-        self.runner = JobRunner(
-            *(self.models, self._held, self.claims, events, lambda *_: None),
-            default_max_tokens=4,
+            self._held,
+            self.runner.give_way,
         )
 
     def start(self) -> None:
@@ -126,8 +131,11 @@ class Worker:
         task.join(TIMEOUT_S)
         assert not task.is_alive()
 
+    def record(self, job_id: str) -> JobRecord:
+        return JobRecord.from_fields(job_id, self.client.hgetall(keys.job(job_id)))
+
     def status(self, job_id: str) -> JobStatus:
-        return JobRecord.from_fields(job_id, self.client.hgetall(keys.job(job_id))).status
+        return self.record(job_id).status
 
 
 StartWorker = Callable[..., Worker]
@@ -217,6 +225,80 @@ def test_a_model_that_is_never_idle_gives_way_in_the_end(
     assert worker.status(waiting) is JobStatus.COMPLETED
     worker.wait_until(a="ready")
     worker.run("a")
+
+
+def test_low_jobs_give_way_at_once_to_a_normal_one_of_another_model_and_go_on_where_they_were(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residency, "SWAP_AFTER_S", 3600)
+    monkeypatch.setattr(residency, "LEAST_TURN_S", 0)
+    worker = start_worker("ab", 1)
+    worker.wait_until(a="ready")
+    low = [submit(worker.client, "a", 4, "low") for _ in range(5)]
+    tasks = [worker.start_task("a") for _ in range(2)]
+    worker.backends["a"].step(2)
+    urgent = submit(worker.client, "b")
+    worker.wait_until(a="unloaded", b="ready")
+    for task in tasks:
+        task.join(TIMEOUT_S)
+        assert not task.is_alive()
+    assert [worker.status(job_id) for job_id in low] == ["queued"] * 5
+    worker.run("b")
+    assert worker.status(urgent) is JobStatus.COMPLETED
+    worker.wait_until(b="unloaded", a="ready")
+    for job_id in low:
+        worker.run("a", 4)
+        record = worker.record(job_id)
+        assert record.status is JobStatus.COMPLETED
+        assert (record.choices[0].text, record.attempts) == ("0 1 2 3 end", 1)
+
+
+def test_a_job_that_is_claimed_while_its_model_begins_to_give_way_is_handed_back(
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker("ab", 2)
+    worker.wait_until(a="ready", b="ready")
+    low, high = submit(worker.client, "a", 3, "low"), submit(worker.client, "b", 3, "high")
+    claim = worker.claims.claim
+
+    def claim_late(*args: Any) -> Claim | None:
+        for model in "ab":
+            worker.models.hold(model, is_held=True, yields_to="normal")
+            worker.runner.give_way(model)
+        return claim(*args)
+
+    worker.claims.claim = claim_late  # type: ignore[method-assign]
+    task = threading.Thread(target=worker.runner.run_next, args=("a",), daemon=True)
+    task.start()
+    task.join(TIMEOUT_S)
+    assert not task.is_alive()
+    assert worker.status(low) is JobStatus.QUEUED
+    for model in "ab":
+        worker.models.hold(model, is_held=False)
+    task = worker.start_task("b")
+    assert worker.status(high) is JobStatus.PROCESSING, "its class is not lower"
+    worker.backends["b"].step(3)
+    task.join(TIMEOUT_S)
+
+
+def test_while_redis_is_away_no_job_is_handed_back(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start_worker("ab", 2)
+    worker.wait_until(a="ready")
+    low = submit(worker.client, "a", 3, "low")
+    task = worker.start_task("a")
+
+    def away(*_: Any) -> str:
+        raise RedisUnavailableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.claims, "release", away)
+        worker.models.hold("a", is_held=True, yields_to="normal")
+        worker.runner.give_way("a")
+    worker.backends["a"].step(3)
+    task.join(TIMEOUT_S)
+    assert worker.status(low) is JobStatus.COMPLETED
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_own_jobs_alone(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from common import keys
 from common.schemas import ChoiceResult, EngineTimings, JobStatus, Outcome
 from common.tallies import EDGES_US, LATENCIES, Histogram, Tally
@@ -17,6 +19,17 @@ async def tally(bench: Bench) -> Tally:
 def text(tokens: int) -> str:
     """What `Bench.append` gives so many tokens."""
     return "".join(f"<{token}>" for token in range(tokens))
+
+
+async def finished_after_cancel(bench: Bench, status: JobStatus, after_ms: int) -> None:
+    """A job that ran, was cancelled, and ended so many milliseconds later."""
+    job_id = await bench.submit()
+    claim = bench.claim()
+    await bench.submissions.cancel(job_id, KEY)
+    asked_ms = int(bench.client.hget(keys.job(job_id), "cancel") or 0)
+    times = {"cancel": asked_ms - after_ms, "created_ms": asked_ms - 9_000}
+    bench.client.hset(keys.job(job_id), mapping=times)
+    assert bench.claims.finish(job_id, claim.nonce, Outcome(status), 5) is None
 
 
 def counts(tally: Tally) -> dict[str, int]:
@@ -55,8 +68,9 @@ async def test_a_job_with_known_times_lands_in_the_buckets_that_hold_them(bench:
     found = await tally(bench)
     assert found.jobs == {"completed": 1}
     assert found.tokens == {"prompt": 3, "cached": 2, "generation": 5}
-    assert counts(found) == dict.fromkeys(LATENCIES, 1) | {"inter_token": 4}
-    sums = {name: found.latency(name).sum_us for name in LATENCIES}
+    measured = [name for name in LATENCIES if name != "cancel"]
+    assert counts(found) == dict.fromkeys(measured, 1) | {"inter_token": 4}
+    sums = {name: found.latency(name).sum_us for name in measured}
     hour_us = 3_600_000_000
     assert hour_us <= sums.pop("end_to_end") < hour_us + 60_000_000
     assert sums == {
@@ -90,6 +104,53 @@ async def test_a_job_that_was_cancelled_in_line_has_no_latency(bench: Bench) -> 
     await bench.submissions.cancel(await bench.submit(), KEY)
     found = await tally(bench)
     assert (found.jobs, found.tokens, counts(found)) == ({"cancelled": 1}, {}, {})
+
+
+@pytest.mark.parametrize("status", [JobStatus.CANCELLED, JobStatus.COMPLETED])
+async def test_a_running_job_s_end_tells_how_long_its_cancel_took_whichever_end_it_is(
+    bench: Bench, status: JobStatus
+) -> None:
+    await finished_after_cancel(bench, status, 2500)
+    cancel = (await tally(bench)).latency("cancel")
+    assert (cancel.count, bucket(cancel)) == (1, 3_000_000)
+    assert cancel.sum_us >= 2_500_000
+
+
+async def test_the_first_of_several_cancels_counts(bench: Bench) -> None:
+    job_id = await bench.submit()
+    bench.claim()
+    await bench.submissions.cancel(job_id, KEY)
+    first = bench.client.hget(keys.job(job_id), "cancel")
+    bench.client.hset(keys.job(job_id), "cancel", int(first or 0) - 7)
+    await bench.submissions.cancel(job_id, KEY)
+    assert bench.client.hget(keys.job(job_id), "cancel") == str(int(first or 0) - 7)
+
+
+async def test_a_cancel_without_a_time_of_an_earlier_version_tells_no_latency(
+    bench: Bench,
+) -> None:
+    job_id = await bench.submit()
+    claim = bench.claim()
+    bench.client.hset(keys.job(job_id), "cancel", 1)
+    bench.claims.finish(job_id, claim.nonce, Outcome(JobStatus.CANCELLED), 5)
+    assert "cancel" not in counts(await tally(bench))
+
+
+async def test_completed_jobs_are_counted_by_their_first_choice_s_finish_reason(
+    bench: Bench,
+) -> None:
+    for status, *reasons in (
+        (JobStatus.COMPLETED, "stop"),
+        (JobStatus.COMPLETED, "length", "stop"),
+        (JobStatus.COMPLETED, "stop", "length"),
+        (JobStatus.COMPLETED,),  # as one that embeds
+        (JobStatus.FAILED, "error"),
+    ):
+        job_id = await bench.submit()
+        choices = tuple(ChoiceResult("", (), reason) for reason in reasons)
+        outcome = Outcome(status, choices, ("",) * len(choices))
+        bench.claims.finish(job_id, bench.claim().nonce, outcome, 5)
+    assert (await tally(bench)).finish == {"stop": 2, "length": 1}
 
 
 async def test_a_job_that_failed_has_waited_but_took_no_time_from_end_to_end(bench: Bench) -> None:

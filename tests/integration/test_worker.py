@@ -167,6 +167,7 @@ def test_a_prompt_that_no_gateway_could_check_fails_its_job_alone(
     worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "ContextLengthError")
+    assert record.error_param == "prompt"
     assert record.error_message is not None
     assert "101" in record.error_message
     assert "100" in record.error_message
@@ -275,6 +276,7 @@ def test_a_template_that_raises_fails_its_job_alone(worker: WorkerUnderTest) -> 
     worker.runner.run_next("m")
     record = worker.record(job_id)
     assert (record.status, record.error_type) == ("failed", "InvalidRequestError")
+    assert record.error_param == "messages"
 
 
 def test_a_model_whose_template_cannot_be_compiled_is_not_loaded_and_its_card_not_published(

@@ -75,6 +75,19 @@ def test_a_flag_reaches_the_command_and_beats_the_environment(
     assert settings.log_prompts
 
 
+def test_the_server_settings_of_the_users_document_are_taken_as_they_are_printed_there(
+    received: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The usage examples of 004_d314d6d6ae5d2d3d.txt; 002_a975337e2d09907a.txt has --dtype.
+    own = ["worker", "--redis-url", REDIS, "--api-keys", "SECRET"]
+    printed = shlex.split("--host 0.0.0.0 --port 8000 --log-level debug --dtype float16")
+    monkeypatch.setenv("PORT", "9000")
+    assert main([*own, *printed]) == 0
+    (settings,) = received
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
+    assert (settings.log_level, settings.dtype) == ("DEBUG", "float16")
+
+
 def test_a_switch_can_be_set_to_false(
     received: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ DOCKERFILES = ["Dockerfile.api", "Dockerfile.worker"]
 
 # The stack decides these by itself; the worker needs no API key.
 DECIDED = {"api_keys", "host", "port", "redis_url", "data_dir", "log_dir", "files_url"}
+DECIDED |= {"scorers_dir"}
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +88,14 @@ def test_gateway_and_worker_wait_for_redis(services: dict[str, Any]) -> None:
         assert services[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
 
 
-def test_logs_and_downloaded_models_outlive_their_containers(services: dict[str, Any]) -> None:
+def test_logs_scorers_and_downloaded_models_outlive_their_containers(
+    services: dict[str, Any],
+) -> None:
     assert set(services["api"]["volumes"]) == {"logs:/var/log/baton", "files:/var/lib/baton"}
     assert set(services["worker"]["volumes"]) == {
         "logs:/var/log/baton",
         "models:/var/cache/huggingface",
+        "scorers:/var/lib/baton/scorers",
     }
 
 

@@ -102,8 +102,9 @@ def test_using_a_model_is_noted_at_its_begin_and_its_end(
     clock.now_s = 101
     with models.use("a"):
         clock.now_s = 102
-    [a, *_] = models.views({"a": 4})
+    [a, *_] = models.views({"a": {"normal": 1, "low": 3}}, {"a": "low"})
     assert (a.loaded_at_s, a.load_s, a.used_at_s, a.num_waiting) == (100, 7, 102, 4)
+    assert (a.first_running, a.first_waiting) == ("low", "normal")
 
 
 def test_each_model_is_announced_as_it_stands(models: ModelRegistry) -> None:
@@ -139,7 +140,7 @@ def test_a_model_that_fails_is_tried_again_ever_later_until_it_is_loaded(
     error = ModelLoadError("no such folder")
     pauses = [models.note_failure("a", error) for _ in range(6)]
     assert pauses == [FIRST_RETRY_S, 10, 20, 40, MAX_RETRY_S, MAX_RETRY_S]
-    assert models.views({})[0].retry_at_s == clock.now_s + MAX_RETRY_S
+    assert models.views({}, {})[0].retry_at_s == clock.now_s + MAX_RETRY_S
     models.put("a", host("a"), 1)
     assert models.note_failure("a", error) == FIRST_RETRY_S
 
@@ -196,7 +197,7 @@ def test_a_model_that_was_found_is_served_and_takes_none_of_the_room(
 ) -> None:
     assert models.note_found([found("a"), found("x")]) == ["x"]
     assert models.found == ("x",)
-    assert [view.model for view in models.views({}) if view.is_found] == ["x"]
+    assert [view.model for view in models.views({}, {}) if view.is_found] == ["x"]
     assert not models.has_room_for_all  # for a, b and c
     models.put("x", host("x"), 1)
     assert models.announcements(is_consuming=True)["x"].state == "ready"
@@ -212,7 +213,7 @@ def test_a_model_that_is_found_no_more_fails_its_jobs_and_is_not_loaded_again(
     assert served.state == "error"
     assert "`ollama pull x`" in (served.reason or "")
     assert [*models.errors()] == ["x"]
-    assert "x" not in [view.model for view in models.views({})]
+    assert "x" not in [view.model for view in models.views({}, {})]
 
 
 def test_a_model_that_is_found_again_is_loaded_at_once(models: ModelRegistry, clock: Clock) -> None:
@@ -222,7 +223,7 @@ def test_a_model_that_is_found_again_is_loaded_at_once(models: ModelRegistry, cl
     assert models.note_found([found("x")]) == []
     assert models.found == ("x",)
     assert [*models.errors()] == []
-    assert {view.model: view.retry_at_s for view in models.views({})}["x"] == 0
+    assert {view.model: view.retry_at_s for view in models.views({}, {})}["x"] == 0
 
 
 def test_a_failure_of_a_model_that_stays_where_it_was_found_is_not_forgotten(
@@ -241,7 +242,7 @@ def test_a_configured_model_that_appears_on_the_servers_is_tried_again_at_once(
     models.note_failure("a", ModelLoadError("not pulled"))
     models.note_found([found("a")])
     assert [*models.errors()] == []
-    assert {view.model: view.retry_at_s for view in models.views({})}["a"] == 0
+    assert {view.model: view.retry_at_s for view in models.views({}, {})}["a"] == 0
 
 
 def test_a_loaded_model_whose_servers_have_it_no_more_is_lost(models: ModelRegistry) -> None:

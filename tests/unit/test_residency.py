@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from worker.residency import LOADS_PER_SWAP, SWAP_AFTER_S, ModelView, Residency, Step
+from common.schemas import JobClass
+from worker.residency import (
+    LEAST_TURN_S,
+    LOADS_PER_SWAP,
+    OUTRANK_AFTER_S,
+    SWAP_AFTER_S,
+    ModelView,
+    Residency,
+    Step,
+)
 
 
 def unloaded(model: str, waiting: int = 0, **changes: object) -> ModelView:
@@ -132,6 +141,106 @@ def test_an_idle_model_stays_where_the_one_that_waits_is_not_to_be_tried_yet() -
 def test_room_that_nobody_wants_is_given_to_the_models_of_the_start() -> None:
     residency = Residency(["a", "b"], 1)
     assert residency.next_step([unloaded("a"), unloaded("b")], 0) == Step("load", "a")
+
+
+def outranked_at(residency: Residency, views: list[ModelView], now_s: float) -> Step | None:
+    """What is done once a job has waited for as long as another worker might take to claim it."""
+    assert residency.next_step(views, now_s) is None
+    assert residency.next_step(views, now_s + OUTRANK_AFTER_S / 2) is None
+    return residency.next_step(views, now_s + OUTRANK_AFTER_S)
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "other"),
+    [("low", "low", "normal"), ("low", None, "high"), ("normal", "low", "high")],
+)
+def test_a_model_gives_way_at_once_to_a_class_above_all_that_it_runs_and_has_waiting(
+    running: JobClass, waiting: JobClass | None, other: JobClass
+) -> None:
+    a = loaded("a", 2, first_running=running, first_waiting=waiting, num_waiting=9)
+    b = unloaded("b", 1, first_waiting=other)
+    assert outranked_at(Residency(["a", "b"], 1), [a, b], 100) == Step("yield", "a", other)
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "other"),
+    [("normal", "low", "normal"), ("low", "normal", "normal"), (None, None, "low")],
+)
+def test_a_model_with_anything_of_the_same_class_keeps_its_place_for_now(
+    running: JobClass | None, waiting: JobClass | None, other: JobClass
+) -> None:
+    a = loaded("a", 2, first_running=running, first_waiting=waiting, num_waiting=9)
+    b = unloaded("b", 1, first_waiting=other)
+    assert outranked_at(Residency(["a", "b"], 1), [a, b], 100) is None
+
+
+def test_of_outranked_models_the_one_of_the_lowest_class_gives_way() -> None:
+    views = [
+        loaded("a", 1, first_running="normal", loaded_at_s=1),
+        loaded("b", 1, first_running="low", loaded_at_s=2),
+        unloaded("c", 1, first_waiting="high"),
+    ]
+    step = outranked_at(Residency(["a", "b", "c"], 2), views, 100)
+    assert step == Step("yield", "b", "high")
+
+
+def test_a_model_that_gives_way_is_asked_once_and_unloaded_when_nothing_runs() -> None:
+    residency = Residency(["a", "b"], 1)
+    b = unloaded("b", 1, first_waiting="normal")
+    a = loaded("a", 2, first_running="low", is_held=True)
+    assert outranked_at(residency, [a, b], 100) == Step("yield", "a", "normal")
+    a = loaded("a", 2, first_running="low", is_held=True, is_yielding=True)
+    assert residency.next_step([a, b], 102) is None
+    a = loaded("a", 0, num_waiting=2, first_waiting="low", is_held=True, is_yielding=True)
+    assert residency.next_step([a, b], 103) == Step("unload", "a")
+
+
+@pytest.mark.parametrize("load_s", [0.0, 30.0])
+def test_a_model_that_was_just_loaded_has_its_turn_first(load_s: float) -> None:
+    residency = Residency(["a", "b"], 1)
+    a = loaded("a", 2, first_running="low", loaded_at_s=100, load_s=load_s)
+    b = unloaded("b", 1, first_waiting="high", load_s=load_s)
+    turn_s = max(LEAST_TURN_S, LOADS_PER_SWAP * load_s)
+    assert residency.next_step([a, b], 100) is None
+    assert residency.next_step([a, b], 100 + turn_s - 0.1) is None
+    assert residency.next_step([a, b], 100 + turn_s) == Step("yield", "a", "high")
+
+
+def test_models_are_loaded_by_the_highest_class_that_waits_until_one_has_waited_long() -> None:
+    residency = Residency(["a", "b", "c"], 1)
+    a, b = loaded("a", 1, first_running="high"), unloaded("b", 1, first_waiting="low")
+    residency.next_step([a, b, unloaded("c")], 0)
+    waiting = [unloaded("a"), b, unloaded("c", 1, first_waiting="normal")]
+    assert residency.next_step(waiting, SWAP_AFTER_S - 1) == Step("load", "c")
+    assert residency.next_step(waiting, SWAP_AFTER_S) == Step("load", "b")
+
+
+def test_no_model_gives_way_to_a_higher_class_whose_last_load_failed() -> None:
+    a = loaded("a", 1, first_running="low")
+    b = unloaded("b", 1, first_waiting="high", has_failed=True)
+    assert outranked_at(Residency(["a", "b"], 1), [a, b], 100) is None
+
+
+def test_low_jobs_beside_normal_ones_that_never_end_keep_getting_turns() -> None:
+    classes: dict[str, JobClass] = {"a": "low", "b": "normal"}
+    residency, place, since_s = Residency(["a", "b"], 1), "a", 0.0
+    turns: dict[str, list[float]] = {"a": [], "b": []}
+    for tick in range(1000):
+        now_s = tick / 4
+        views = [
+            loaded(model, 1, first_running=of, num_waiting=9, loaded_at_s=since_s)
+            if model == place
+            else unloaded(model, 9, first_waiting=of)
+            for model, of in classes.items()
+        ]
+        step = residency.next_step(views, now_s)
+        if step is not None:  # its jobs end, or are handed back, and the other one is loaded
+            assert step.verb in ("hold", "yield")
+            turns[place].append(now_s - since_s)
+            place, since_s = "b" if place == "a" else "a", now_s
+    assert len(turns["a"]) > 15
+    assert all(turn_s >= LEAST_TURN_S for turn_s in turns["a"])
+    assert all(turn_s <= SWAP_AFTER_S + 1 for turn_s in turns["b"])
 
 
 @pytest.mark.parametrize("capacity", [1, 2])

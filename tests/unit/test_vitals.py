@@ -8,14 +8,14 @@ import logging
 import os
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from common.fleet import WorkerInfo
+from common.fleet import ServedModel, WorkerInfo
 from common.sampling import SamplingSpec
 from common.vitals import GpuVitals, Vitals
 from tests.fakes import FakeBackend
@@ -243,6 +243,14 @@ def test_vitals_that_only_a_later_version_knows_are_passed_over() -> None:
     values["host"]["swap"] = 1
     values["engines"]["m"]["speed"] = 2
     assert Vitals.unpack(values) == told
+
+
+def test_an_announcement_s_fields_that_only_a_later_version_knows_are_passed_over() -> None:
+    told = replace(info(VitalSigns().read({})), models={"m": ServedModel("ready", revision="r")})
+    values = json.loads(told.pack())
+    values["mood"] = "good"
+    values["models"]["m"]["speed"] = 2
+    assert WorkerInfo.unpack(json.dumps(values)) == told
 
 
 def test_the_fake_library_has_only_what_the_real_one_has() -> None:

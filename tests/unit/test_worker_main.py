@@ -15,7 +15,7 @@ from common.model_catalog import CatalogEntry
 from common.settings import Settings
 from worker.backends.base import MemoryShare
 from worker.backends.embedding import EmbeddingBackend
-from worker.backends.transformers import TransformersBackend
+from worker.backends.with_encoder import BackendWithEncoder
 
 
 def test_a_worker_that_lost_a_thread_logs_it_and_leaves(
@@ -47,7 +47,7 @@ def test_without_redis_url_a_worker_says_so_and_leaves_with_status_2(
 
 
 @pytest.mark.parametrize(
-    ("kind", "backend"), [("generate", TransformersBackend), ("embed", EmbeddingBackend)]
+    ("kind", "backend"), [("generate", BackendWithEncoder), ("embed", EmbeddingBackend)]
 )
 def test_the_kind_of_a_model_chooses_its_backend(kind: ModelKind, backend: type) -> None:
     entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind=kind)

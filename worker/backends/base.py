@@ -15,6 +15,7 @@ from common.embeddings import Embeddings
 from common.model_card import ModelCard
 from common.sampling import SamplingSpec
 from common.schemas import EngineTimings, JobClass, JobStatus, Prompt, TokenUsage
+from common.scorers import ScoringTask
 from common.token_logprobs import TokenLogprobs
 from common.vitals import EngineStats
 
@@ -44,6 +45,7 @@ class BackendJob:
         committed_ids: Tokens of an earlier attempt, to be continued and not sent again.
         used_s: Seconds of execution of earlier attempts; they count toward the time limit.
         inputs: Token ids of each input of an embedding job, which has no prompt.
+        scoring: What a scorer does with the inputs' embeddings; None: they are the result.
         prompt: As the client sent it, for a model without a tokenizer here; it has no `prompt_ids`.
         committed_texts: Of `committed_ids`, one for each.
     """
@@ -56,6 +58,7 @@ class BackendJob:
     used_s: float = 0.0
     choice: int = 0
     inputs: tuple[tuple[int, ...], ...] = ()
+    scoring: ScoringTask | None = None
     prompt: Prompt | None = None
     committed_texts: tuple[str, ...] = ()
 
@@ -69,7 +72,7 @@ class BackendEnd:
         finish_reason: `stop`, `length`, `cancelled`, `timeout` or `error`.
         tail: Text that was held back until the end.
         error_type: Class name of the error that ended it, with a message safe to show.
-        embeddings: Of an embedding job that is completed.
+        embeddings: Of an embedding or scoring job that is completed.
         usage: The choice's tokens as the server behind it counts them, where it tells.
     """
 
@@ -109,6 +112,10 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     restarts: bool = False
 
+
+LOADING = threading.Lock()
+"""Held while a model is loaded: transformers changes global state while it builds one, and the
+memory that it takes is measured."""
 
 Deliver = Callable[[Sequence[Delta]], None]
 

@@ -1,7 +1,8 @@
 """The backend of models that make embeddings. See `worker.backends.base.Backend` for the contract.
 
 The inputs of all jobs run together, in batches that the jobs share; cancels and deadlines act
-between batches. Nothing of a job is sent before its end.
+between batches. Nothing of a job is sent before its end. Of a scoring job, a scorer turns each
+vector into scores, and these are what is kept and sent.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from torch import Tensor
 from transformers.utils import logging as hf_logging
 
 from common.embeddings import Embeddings
-from common.errors import DeadlineExceededError, EngineError, ModelLoadError
+from common.errors import BatonError, DeadlineExceededError, EngineError, ModelLoadError
 from common.fleet import tokenizer_sha256
 from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.schemas import EngineTimings, JobStatus
+from common.scorers import ScoringTask
 from common.settings import Settings
 from common.vitals import EngineStats
 from worker.backends.base import BackendEnd, BackendJob, Deliver, Delta
@@ -33,6 +35,9 @@ from worker.backends.transformers import ALL_THREADS, IDLE_WAIT_S, ONE_THREAD_BE
 from worker.engine.embedder import Embedder, load_embedder
 from worker.engine.errors import ModelLoadError as EngineLoadError
 from worker.engine.turns import Turns
+from worker.scoring.score import Scorer
+from worker.scoring.shelf import ScorerShelf
+from worker.scoring.storage import ScorerFiles
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +55,14 @@ class _Run:
     """A job under way.
 
     Attributes:
+        scorer: Of a scoring job; the same from its first input to its last.
         vectors: Little-endian float32 numbers of each input; None where it waits.
         began_s: When its first batch began, by `time.monotonic`; None before.
         forward_s: Of all batches that it had a part in.
     """
 
     job: BackendJob
+    scorer: Scorer | None
     vectors: list[bytes | None]
     num_left: int
     began_s: float | None = None
@@ -72,6 +79,7 @@ class EmbeddingBackend:
 
     def __init__(self, entry: CatalogEntry, settings: Settings) -> None:
         self._entry = entry
+        self._scorers = ScorerShelf(ScorerFiles(settings.scorers_dir))
         self._device = "cuda:0" if settings.device.startswith("cuda") else "cpu"
         self.most_tokens = CPU_BATCH_TOKENS if self._device == "cpu" else GPU_BATCH_TOKENS
         self._batch_tokens = LEAST_BATCH_TOKENS
@@ -191,10 +199,28 @@ class EmbeddingBackend:
             return deltas
 
     def _begin(self, job: BackendJob) -> list[Delta]:
-        count = len(job.inputs)
-        self._runs[job.run_id] = _Run(job, [None] * count, count)
-        self._turns.add(job.run_id, [len(ids) for ids in job.inputs])
+        count, task = len(job.inputs), job.scoring
+        run = _Run(job, None, [None] * count, count)
+        if task is not None:
+            try:
+                run.scorer = self._scorer_of(task)
+            except BatonError as error:
+                return [_delta(run, time.monotonic(), _refusal(error))]
+        self._runs[job.run_id] = run
+        most = None if task is None else task.batch_size
+        self._turns.add(job.run_id, [len(ids) for ids in job.inputs], most)
         return []
+
+    def _scorer_of(self, task: ScoringTask) -> Scorer:
+        """The scorer of a task, once it is clear that it can do it.
+
+        Raises:
+            ScorerNotFoundError: There is no such scorer here.
+            ScorerError: It cannot be used, or was trained with another encoder.
+            InvalidRequestError: It does not know a model.
+        """
+        scorer = self._scorers.get(task.scorer, self._device)
+        return scorer.check(task.models).check_encoder(self._loaded.revision)
 
     def _end(self, run_id: str, end: BackendEnd) -> list[Delta]:
         self._turns.remove(run_id)
@@ -222,7 +248,7 @@ class EmbeddingBackend:
             run = self._runs[run_id]
             run.began_s = began_s if run.began_s is None else run.began_s
         rows = [self._runs[run_id].job.inputs[index] for run_id, index in batch]
-        vectors = self._vectors(rows)
+        vectors = self._scored(batch, self._vectors(rows))
         ended_s = time.monotonic()
         speed = sum(map(len, rows)) / max(ended_s - began_s, 1e-6)
         self._batch_tokens = max(LEAST_BATCH_TOKENS, int(BATCH_S * speed))
@@ -233,7 +259,7 @@ class EmbeddingBackend:
             run.batch_size = max(run.batch_size, len(batch))
         for (run_id, index), vector in zip(batch, vectors, strict=True):
             run = self._runs[run_id]
-            run.vectors[index] = vector
+            run.vectors[index] = None if vector is None else vector.numpy().astype("<f4").tobytes()
             run.num_left -= 1
         failed = {r: i for (r, i), vector in zip(batch, vectors, strict=True) if vector is None}
         return [delta for run_id in dict(batch) for delta in self._progress(run_id, failed)]
@@ -250,12 +276,34 @@ class EmbeddingBackend:
             JobStatus.COMPLETED,
             "stop",
             timings=EngineTimings(round(run.forward_s, 6), 0.0, run.batch_size),
-            embeddings=Embeddings.of_bytes(self._loaded.size, values),
+            embeddings=Embeddings.of_bytes(self._size_of(run.job), values),
         )
         return self._end(run_id, end)
 
-    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[bytes | None]:
-        """The numbers of each input; None where they are not finite, or memory is too small."""
+    def _size_of(self, job: BackendJob) -> int:
+        return self._loaded.size if job.scoring is None else len(job.scoring.models)
+
+    def _scored(
+        self, batch: Sequence[tuple[str, int]], vectors: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The vectors of a batch, with those of scoring jobs turned into scores."""
+        found = list(vectors)
+        for run_id in dict(batch):
+            run = self._runs[run_id]
+            if run.scorer is None or run.job.scoring is None:
+                continue
+            task = run.job.scoring
+            places = [i for i, (name, _) in enumerate(batch) if name == run_id]
+            sound = [(i, vector) for i in places if (vector := vectors[i]) is not None]
+            if sound:
+                vectors_BD = torch.stack([vector for _, vector in sound])
+                scores_BM = run.scorer.score(vectors_BD, task.models, batch_size=task.batch_size)
+                for (i, _), scores_M in zip(sound, scores_BM, strict=True):
+                    found[i] = scores_M
+        return found
+
+    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Tensor | None]:
+        """The vector of each input; None where they are not finite, or memory is too small."""
         try:
             vectors = self._loaded.embed(rows)
         except RuntimeError as error:
@@ -269,7 +317,7 @@ class EmbeddingBackend:
                 return [None]
             middle = len(rows) // 2
         else:
-            return [_bytes_of(vector) for vector in vectors]
+            return [vector if bool(torch.isfinite(vector).all()) else None for vector in vectors]
         return [*self._vectors(rows[:middle]), *self._vectors(rows[middle:])]
 
     @property
@@ -299,14 +347,14 @@ def _delta(run: _Run, now_s: float, end: BackendEnd | None = None) -> Delta:
     return Delta(run.job.run_id, 0, (), (), run.used_s(now_s), end)
 
 
-def _bytes_of(vector: Tensor) -> bytes | None:
-    if not bool(torch.isfinite(vector).all()):
-        return None
-    return vector.numpy().astype("<f4").tobytes()
-
-
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _refusal(error: BatonError) -> BackendEnd:
+    return BackendEnd(
+        JobStatus.FAILED, "error", error_type=type(error).__name__, error_message=error.message
+    )
 
 
 def _timeout(used_s: float) -> BackendEnd:

@@ -67,7 +67,7 @@ class OpenAIWire:
                     async for data in events:
                         if data.strip() == DONE:
                             return
-                        yield piece_of(data)
+                        yield piece_of(data) if data else Piece()
 
 
 def body_of(ask: Ask) -> dict[str, Any]:

@@ -14,7 +14,7 @@ MAX_EVENT_CHARS = 1 << 20
 
 
 async def read_events(parts: AsyncIterable[bytes]) -> AsyncGenerator[str]:
-    """The data of each event; comments and other fields are passed over.
+    """The data of each event; "" for a comment: the server is there. Other fields are passed over.
 
     Args:
         parts: The stream's bytes, cut anywhere.
@@ -36,6 +36,8 @@ async def read_events(parts: AsyncIterable[bytes]) -> AsyncGenerator[str]:
             data.append(line[5:].removeprefix(" "))
             size += len(line)
             _check_size(size)
+        elif line.startswith(":"):
+            yield ""
     if data:
         yield "\n".join(data)
 

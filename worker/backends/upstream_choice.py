@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -147,18 +147,16 @@ class UpstreamChoice:
 
     async def _may_retry(self, failed: Upstream, failure: UpstreamFailure) -> bool:
         """Wait before the next attempt; False where there is to be none."""
-        left_s = self._budget_s()
-        chosen = self._asking.pool.choose(failed)
+        pool, left_s = self._asking.pool, self._budget_s()
+        chosen = pool.choose(failed)
         if failure.is_denied and chosen is None:
             return False  # waiting does not make a key right
-        if chosen is not None and chosen is not failed and not self._asking.pool.rest_s(chosen):
-            return left_s > 0  # another one can be asked at once
-        backoff_s = min(FIRST_BACKOFF_S * 2**self._num_failures, MOST_BACKOFF_S)
         self._num_failures += 1
-        pause_s = max(
-            random.uniform(backoff_s / 2, backoff_s),
-            0.0 if chosen is None else self._asking.pool.rest_s(chosen),
-        )
+        # Each of them is asked once without a pause.
+        num_rounds = self._num_failures - len(pool.upstreams)
+        backoff_s = min(FIRST_BACKOFF_S * 2**num_rounds, MOST_BACKOFF_S) if num_rounds >= 0 else 0.0
+        rest_s = 0.0 if chosen is None else pool.rest_s(chosen)
+        pause_s = max(random.uniform(backoff_s / 2, backoff_s), rest_s)
         if pause_s >= left_s:
             return False
         await asyncio.sleep(pause_s)
@@ -179,7 +177,7 @@ class UpstreamChoice:
         surrogates, last = Surrogates(), Piece()
         stream = self._asking.wire.stream(self._asking.client, upstream.base_url, ask)
         with self._asking.pool.asking(upstream):
-            async with aclosing(stream), aclosing(self._timed(stream)) as pieces:
+            async with aclosing(stream), aclosing(self._timed(upstream, stream)) as pieces:
                 async for piece in pieces:
                     self._take(surrogates.join(piece.text))
                     last = _joined(last, piece)
@@ -197,25 +195,43 @@ class UpstreamChoice:
         check_parameters(asking.model, asking.wire.parameters(dialect), job.sampling, [prompt])
         return Ask(asking.name, prompt, job.sampling, _seed(job.sampling.seed, job.choice), dialect)
 
-    async def _timed(self, stream: AsyncIterator[Piece]) -> AsyncGenerator[Piece]:
+    async def _timed(
+        self, upstream: Upstream, stream: AsyncGenerator[Piece]
+    ) -> AsyncGenerator[Piece]:
         """The pieces of an answer, until the job's time is over or the server falls silent."""
-        assert self._began_s is not None
-        over_s = self._began_s + self._job.sampling.time_limit_s
         while True:
-            now_s = time.monotonic()
-            silent_s = float("inf") if self._first_s is None else now_s + self._asking.stall_s
+            coming = asyncio.create_task(_next_of(stream))
             try:
-                async with asyncio.timeout(min(over_s, silent_s) - now_s):
-                    piece = await anext(stream)
-            except StopAsyncIteration:
+                await self._wait_for(coming, upstream)
+            finally:
+                coming.cancel()
+                await asyncio.wait([coming])
+            piece = coming.result()
+            if piece is None:
                 return
-            except TimeoutError:
-                if silent_s < over_s:
-                    raise UpstreamFailure("it fell silent in its answer", is_away=True) from None
-                raise _OverTime from None
             if self._first_s is None and piece.text:
                 self._first_s = time.monotonic()
             yield piece
+
+    async def _wait_for(self, coming: asyncio.Task[Piece | None], upstream: Upstream) -> None:
+        """Wait for a piece.
+
+        Raises:
+            UpstreamFailure: The server fell silent.
+            _OverTime: The job's time is over.
+        """
+        assert self._began_s is not None
+        over_s = self._began_s + self._job.sampling.time_limit_s
+        while True:
+            left_s = over_s - time.monotonic()
+            done, _ = await asyncio.wait([coming], timeout=min(left_s, self._asking.stall_s))
+            if done:
+                return
+            if left_s <= self._asking.stall_s:
+                raise _OverTime
+            # Before its first text a server that is well may have others to serve.
+            if self._first_s is not None or upstream.problem is not None:
+                raise UpstreamFailure("it fell silent", is_away=True)
 
     def _take(self, text: str) -> None:
         """Put out what is new of the text; what is there already must be the same."""
@@ -306,6 +322,10 @@ class _OverTime(Exception):
 
 class _NobodyCame(Exception):
     """No server was well within the budget; the message is for the client."""
+
+
+async def _next_of(stream: AsyncGenerator[Piece]) -> Piece | None:
+    return await anext(stream, None)
 
 
 def _joined(last: Piece, piece: Piece) -> Piece:

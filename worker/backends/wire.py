@@ -58,7 +58,8 @@ class Piece:
     """What a server sent at once: text, or how the answer ended, or both.
 
     Attributes:
-        text: As it came; a character may be cut in two between UTF-16 surrogates.
+        text: As it came, or nothing, as a sign of life; a character may be cut in two between
+            UTF-16 surrogates.
         finish_reason: `stop`, `length` or `content_filter`; the others are None.
         usage: Tokens as the server counts them, and of those of the prompt that it had before
             `cached_tokens`; it may come after the finish reason.

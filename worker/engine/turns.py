@@ -7,6 +7,7 @@ whoever got nothing is first in the next one. Knows nothing about models or cloc
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ class _Queue:
     """What is left of a job: indices of inputs, the next one last."""
 
     lengths: Sequence[int]
+    most: int | None
     left: list[int] = field(default_factory=list)
 
 
@@ -29,13 +31,18 @@ class Turns:
         """Inputs that wait."""
         return sum(len(queue.left) for queue in self._queues.values())
 
-    def add(self, name: str, lengths: Sequence[int]) -> None:
+    def add(self, name: str, lengths: Sequence[int], most: int | None = None) -> None:
         """Add a job, by the tokens of each of its inputs; the longest go first.
 
         Neighbours are then of about one length, so that little of a batch is padding.
+
+        Args:
+            name: Of the job.
+            lengths: In tokens, at least one.
+            most: Of its inputs in one batch; None: as many as there is room for.
         """
         order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        self._queues[name] = _Queue(lengths, order)
+        self._queues[name] = _Queue(lengths, most, order)
 
     def remove(self, name: str) -> None:
         """Drop what is left of a job; one that is unknown is ignored."""
@@ -51,6 +58,7 @@ class Turns:
             Pairs of a job and the index of an input; empty where none waits.
         """
         batch: list[tuple[str, int]] = []
+        counts: Counter[str] = Counter()
         total = 0
         heap = [(0, turn, name) for turn, name in enumerate(self._queues)]
         while heap:
@@ -61,9 +69,10 @@ class Turns:
                 continue
             batch.append((name, queue.left.pop()))
             total += length
-            if queue.left:
+            counts[name] += 1
+            if queue.left and counts[name] != queue.most:
                 heapq.heappush(heap, (taken + length, turn, name))
-        self._end_round({name for name, _ in batch})
+        self._end_round(set(counts))
         return batch
 
     def _end_round(self, served: set[str]) -> None:

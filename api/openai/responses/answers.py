@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.answers import RoutingAnswer
 from api.openai.answers import Performance
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -105,6 +106,9 @@ class ResponseAnswer(_Answer):
     output: list[OutputMessage | FunctionCall] = Field(description="Empty until the end.")
     parallel_tool_calls: bool
     performance: Performance | None = Field(default=None, description="Once it has ended.")
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
     previous_response_id: str | None
     reasoning: dict[str, None]
     service_tier: Literal["default"]

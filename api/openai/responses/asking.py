@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from api.gateway import Gateway
-from api.job_request import JobRequest
+from api.job_request import JobRequest, router_of
 from api.openai.job_requests import has_default_top_k, sampling_of
 from api.openai.responses.conversation import (
     EARLIER,
@@ -17,7 +17,7 @@ from api.openai.responses.conversation import (
     with_ids,
 )
 from api.openai.responses.lookup import find_response
-from api.openai.responses.reply import Reply
+from api.openai.responses.reply import PARAMS, Reply
 from api.openai.responses.request import ResponseRequest
 from api.openai.responses.tools import parse_flat_choice, parse_flat_tools
 from api.openai.responses.view import output_of, status_of
@@ -87,15 +87,10 @@ def _job(
         job_class=body.priority or "normal",
         user_id=body.user,
         metadata=body.metadata,
-        params={
-            "prompt": "input",
-            "messages": "input",
-            "max_tokens": "max_output_tokens",
-            "logprobs": "top_logprobs",
-            "response_format": "text.format" if calling is None else "tools",
-        },
+        params=PARAMS if calling is None else PARAMS | {"response_format": "tools"},
         reply=reply,
         has_default_top_k=has_default_top_k(body),
+        router=router_of(body),
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from api.openai.responses.output import Event, Output
 from api.openai.responses.reply import Reply
 from api.openai.responses.view import Reading, bare_body, ended_body, is_answer, item_status
+from api.openai.shown_tokens import ShownTokens
 from common.errors import RestartedError
 from common.events import TokenEvent
 from common.schemas import JobRecord
@@ -60,6 +61,7 @@ class ResponseEvents:
         self._reply = reply
         self._has_started = False
         self._reading = Reading(None, None)
+        self._shown = ShownTokens(record.sampling, None)
         self._output: Output | None = None
 
     @property
@@ -70,6 +72,7 @@ class ResponseEvents:
     def read_as(self, reading: Reading) -> None:
         """Say how tokens are read; before the first ones come, and before the end."""
         self._reading = reading
+        self._shown = ShownTokens(self._record.sampling, reading.texts)
         self._output = Output(self._record.job_id, reading.family)
 
     def created(self) -> list[Event]:
@@ -91,12 +94,13 @@ class ResponseEvents:
         text = "".join(event.texts)
         self.text += text
         self.num_tokens += len(event.token_ids)
-        logprobs = self._reading.logprobs(event.token_ids, event.logprobs)
-        return self._numbered(self._output.feed(text, logprobs))
+        tokens = self._shown.take(text, event.token_ids, event.logprobs)
+        return self._numbered(self._output.feed(text, self._reading.logprobs(*tokens)))
 
     def restarted(self) -> list[Event]:
         """The job begins again from nothing."""
         self.text, self.num_tokens = "", 0
+        self._shown = ShownTokens(self._record.sampling, self._reading.texts)
         if self._output is not None:
             self._output = Output(self._record.job_id, self._reading.family)
         code = RestartedError.code
@@ -108,16 +112,17 @@ class ResponseEvents:
         """The job has ended, with a last piece of text."""
         assert self._output is not None
         output = self._output
-        events = output.feed(tail, self._last_logprobs(record))
+        events = output.feed(tail, self._last_logprobs(record, tail))
         events += output.close(item_status(record), is_answer=is_answer(record))
         body = ended_body(record, self._reply, output.items)
         return self._numbered([*events, {"type": _LAST[body["status"]], "response": body}])
 
-    def _last_logprobs(self, record: JobRecord) -> list[dict[str, Any]]:
-        """Those of tokens that no event has brought."""
+    def _last_logprobs(self, record: JobRecord, tail: str) -> list[dict[str, Any]]:
+        """Those of tokens that no event has brought, or that had to wait for the end."""
         at = self.num_tokens
         for choice in record.choices[:1]:
-            return self._reading.logprobs(choice.token_ids[at:], choice.logprobs[at:])
+            ids, logprobs = choice.token_ids[at:], choice.logprobs[at:]
+            return self._reading.logprobs(*self._shown.take(tail, ids, logprobs, is_last=True))
         return []
 
     def _stage(self, name: str, status: str) -> Event:

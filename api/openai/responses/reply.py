@@ -15,6 +15,14 @@ from common.tool_calls.families import Family
 
 PREFIX = "resp_"
 """Before the job's id: the id of the response."""
+PARAMS = {
+    "prompt": "input",
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "logprobs": "top_logprobs",
+    "response_format": "text.format",
+}
+"""A response's own names of fields, as in a `JobRequest`."""
 
 
 @dataclass(frozen=True, slots=True)

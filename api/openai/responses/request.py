@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from api.openai.conversation_schemas import FLAT_TOOL_CHOICE, FLAT_TOOLS, INPUT, or_null
 from api.openai.fields import FieldError, OpenAIRequest, Unused
 from api.response_format import (
     ChoiceFormat,
@@ -19,7 +20,7 @@ from api.response_format import (
     RegexFormat,
     TextFormat,
 )
-from api.schemas import NameText
+from api.schemas import MAX_INT, NameText
 from common.grammar import GrammarSpec
 
 LOGPROBS = "message.output_text.logprobs"
@@ -29,24 +30,6 @@ MAX_INCLUDED = 32
 
 _HIDDEN = ("max_tokens", "n")
 """Fields of the older endpoints that this one does not have."""
-_INPUT = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": "object"}},
-    ]
-}
-_TOOL = {
-    "type": "object",
-    "properties": {
-        "type": {"const": "function"},
-        "name": {"type": "string"},
-        "description": {"type": "string"},
-        "parameters": {"type": "object"},
-        "strict": {"type": "boolean"},
-    },
-    "required": ["type", "name"],
-}
-_TOOL_CHOICE = {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}
 
 
 class FlatJsonSchemaFormat(JsonSchema):
@@ -96,7 +79,7 @@ class ResponseRequest(OpenAIRequest):
         "moderation": "nothing is moderated",
     }
 
-    input: Annotated[Any, WithJsonSchema(_INPUT)] = Field(
+    input: Annotated[Any, WithJsonSchema(INPUT)] = Field(
         description="A text, or a list of items: messages of text, `function_call`s and "
         "`function_call_output`s."
     )
@@ -104,15 +87,15 @@ class ResponseRequest(OpenAIRequest):
     max_output_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=2**31,
+        le=MAX_INT,
         description="Tokens to generate at most. Default: MAX_NEW_TOKENS (512), cut to what the "
         "model's context still holds.",
     )
     text: TextConfig | None = None
-    tools: Annotated[Any, WithJsonSchema({"type": "array", "items": _TOOL})] = Field(
+    tools: Annotated[Any, WithJsonSchema(or_null(FLAT_TOOLS))] = Field(
         default=None, description="Functions that the model may call."
     )
-    tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = Field(
+    tool_choice: Annotated[Any, WithJsonSchema(or_null(FLAT_TOOL_CHOICE))] = Field(
         default=None, description="Default: `auto`."
     )
     parallel_tool_calls: bool | None = Field(

@@ -20,7 +20,7 @@ from api.error_handlers import internal_error, openai_body
 from api.gateway import Gateway
 from api.openai.failures import failure_of
 from api.openai.responses.output import Event
-from api.openai.responses.reply import Reply
+from api.openai.responses.reply import PARAMS, Reply
 from api.openai.responses.stream import NOTHING, ResponseStream
 from api.openai.responses.view import body_of
 from api.openai.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
@@ -67,7 +67,7 @@ class Waiting:
                 limit_s=self._gateway.settings.wait_limit_s,
             )
             visit.is_over = True
-        if failure := failure_of(record):
+        if failure := failure_of(record, PARAMS):
             raise failure
         return await body_of(self._gateway, record, self._reply)
 
@@ -108,7 +108,7 @@ class Waiting:
                     if time.monotonic() - sent_s < HEARTBEAT_S or not self._may_begin(has_begun):
                         continue
                 visit.is_over = stream.record.status.is_final
-                failure = failure_of(stream.record) if visit.is_over else None
+                failure = failure_of(stream.record, PARAMS) if visit.is_over else None
                 if failure is not None and not has_begun:
                     raise failure
                 yield [*held, *batch]

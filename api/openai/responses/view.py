@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.gateway import Gateway
+from api.job_views import routing_of
 from api.openai.errors import error_type
 from api.openai.failures import failure_of
 from api.openai.logprobs import chat_logprobs
 from api.openai.responses.output import Logprob, Output
-from api.openai.responses.reply import PREFIX, Reply
+from api.openai.responses.reply import PARAMS, PREFIX, Reply
+from api.openai.shown_tokens import ShownTokens
 from api.openai.usage import performance_of, usage_of
 from api.token_texts import TokenTexts
 from common.errors import InvalidRequestError
@@ -95,6 +97,7 @@ def bare_body(record: JobRecord, reply: Reply, status: str) -> dict[str, Any]:
         "max_tool_calls": None,
         "metadata": record.metadata or {},
         "model": record.model,
+        **routing_of(record),
         "output": [],
         "parallel_tool_calls": reply.parallel_tool_calls,
         "previous_response_id": reply.previous_response_id,
@@ -146,7 +149,9 @@ async def output_of(gateway: Gateway, record: JobRecord, reply: Reply) -> list[d
     reading = await Reading.of(gateway, record, reply)
     output = Output(record.job_id, reading.family)
     for choice in record.choices[:1]:
-        output.feed(choice.text, reading.logprobs(choice.token_ids, choice.logprobs))
+        shown = ShownTokens(record.sampling, reading.texts)
+        tokens = shown.take(choice.text, choice.token_ids, choice.logprobs, is_last=True)
+        output.feed(choice.text, reading.logprobs(*tokens))
     output.close(item_status(record), is_answer=is_answer(record))
     return output.items
 
@@ -175,7 +180,7 @@ def _usage(record: JobRecord) -> dict[str, Any]:
 
 def _error(record: JobRecord) -> dict[str, Any]:
     """Why a response failed: OpenAI has two codes for it, and ours stands as the type."""
-    failure = failure_of(record)
+    failure = failure_of(record, PARAMS)
     assert failure is not None
     code = "invalid_prompt" if isinstance(failure, InvalidRequestError) else "server_error"
     return {"code": code, "message": failure.message, "type": error_type(failure.status)}

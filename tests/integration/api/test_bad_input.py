@@ -32,6 +32,7 @@ async def assert_refused(
         ("max_tokens", 1.5, "max_tokens must be a valid integer; got 1.5."),
         ("max_tokens", True, "max_tokens must be a valid integer; got true."),
         ("max_tokens", 0, "max_tokens must be from 1 to 2147483647; got 0."),
+        ("max_tokens", -1, "max_tokens must be from 1 to 2147483647; got -1."),
         ("temperature", 2.5, "temperature must be from 0 to 2; got 2.5."),
         ("temperature", -0.1, "temperature must be from 0 to 2; got -0.1."),
         ("temperature", "hot", 'temperature must be a valid number; got "hot".'),
@@ -204,6 +205,15 @@ async def test_a_wrong_method_is_405_and_names_the_right_one(http: httpx.AsyncCl
     response = await http.get("/generate")
     await assert_refused(response, "GET", status=405)
     assert response.headers["allow"] == "POST"
+
+
+async def test_a_wrong_method_names_those_of_all_routes_at_the_address(
+    http: httpx.AsyncClient,
+) -> None:
+    for method, path in [("OPTIONS", "/v1/files/x"), ("PUT", "/v1/responses/x")]:
+        response = await http.request(method, path)
+        assert response.status_code == 405
+        assert response.headers["allow"] == "HEAD, GET, DELETE"
 
 
 @pytest.mark.parametrize(

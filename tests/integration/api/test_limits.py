@@ -1,18 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
+from api.tokenizers import Tokenizers
 from common.settings import Settings
+from tests.fakes import fake_card
 from tests.integration.api.conftest import Start
-from tests.integration.api.support import AS_BOB, submit
+from tests.integration.api.support import AS_BOB, MODEL, HandWorker, submit
+
+REFUSING = "{{ raise_exception('No.') if messages[0].content == 'bad' }}{{ messages[0].content }}"
+BAD_GRAMMAR = {"type": "lark", "lark": "start: nothing"}
 
 
 @pytest.fixture
-async def strict(start_app: Start, make_settings: Callable[..., Settings]) -> httpx.AsyncClient:
-    """A gateway with a burst of two submissions and so of twenty reads."""
+async def strict(
+    worker: HandWorker, start_app: Start, make_settings: Callable[..., Settings]
+) -> httpx.AsyncClient:
+    """A gateway with a burst of two submissions and so of twenty reads, which knows the model."""
+    worker.publish(fake_card(MODEL, chat_template=REFUSING))
     return await start_app(make_settings(rate_limit_per_minute=1, rate_limit_burst=2))
 
 
@@ -67,3 +76,60 @@ async def test_health_and_metrics_have_no_limit(strict: httpx.AsyncClient) -> No
     for _ in range(30):
         assert (await strict.get("/health")).status_code == 200
         assert (await strict.get("/metrics")).status_code == 200
+
+
+async def statuses(http: httpx.AsyncClient, count: int, **fields: Any) -> list[int]:
+    """Of as many equal submissions."""
+    body = {"prompt": "a", **fields}
+    return [(await http.post("/generate", json=body)).status_code for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prompt": "bad"}, {"prompt": "x" * 5000}, {"response_format": BAD_GRAMMAR}],
+    ids=["its template refuses it", "it does not fit", "its grammar is none"],
+)
+async def test_a_request_that_is_refused_after_work_counts_as_a_submission(
+    strict: httpx.AsyncClient, fields: dict[str, Any]
+) -> None:
+    assert await statuses(strict, 3, **fields) == [400, 400, 429]
+    assert await statuses(strict, 1) == [429]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": 3}, {"min_tokens": 5, "max_tokens": 3}, {"stop_token_ids": [5000]}],
+)
+async def test_a_request_that_is_refused_at_once_costs_nothing(
+    strict: httpx.AsyncClient, fields: dict[str, Any]
+) -> None:
+    assert await statuses(strict, 5, **fields) == [400] * 5
+    assert await statuses(strict, 3) == [202, 202, 429]
+
+
+async def test_nothing_is_worked_out_for_a_key_that_is_known_to_be_over_its_rate(
+    strict: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, num_encoded = Tokenizers.encode, 0
+
+    async def counting(*args: Any) -> tuple[int, ...]:
+        nonlocal num_encoded
+        num_encoded += 1
+        return await encode(*args)
+
+    monkeypatch.setattr(Tokenizers, "encode", counting)
+    # Which key is over its rate is known from the first refusal on.
+    assert await statuses(strict, 6) == [202, 202, 429, 429, 429, 429]
+    assert num_encoded == 3
+
+
+async def test_a_repeat_is_answered_though_its_key_is_over_its_rate(
+    strict: httpx.AsyncClient,
+) -> None:
+    named = {"headers": {"Idempotency-Key": "one"}, "json": {"prompt": "a"}}
+    first = await strict.post("/generate", **named)
+    assert await statuses(strict, 3) == [202, 429, 429]
+    again = await strict.post("/generate", **named)
+    assert (again.status_code, again.json()["task_id"]) == (202, first.json()["task_id"])
+    others = {"headers": {"Idempotency-Key": "two"}, "json": {"prompt": "a"}}
+    assert (await strict.post("/generate", **others)).status_code == 429

@@ -73,6 +73,22 @@ async def test_models_are_listed_as_configured_and_loaded_as_a_live_worker_has_t
     }
 
 
+async def test_a_model_that_is_described_as_the_users_document_prints_it_is_listed_so(
+    start_app: Start, make_settings: Callable[..., Settings], worker: HandWorker
+) -> None:
+    # The single-model answer of 000_dd3c37f7e9e397a0.txt.
+    model = {
+        "id": "default",
+        "name": "Default Model",
+        "description": "Single model deployment",
+        "format": "unknown",
+    }
+    worker.announce(default=READY)
+    http = await start_app(make_settings(models=json.dumps([{**model, "source": "org/any"}])))
+    listed = (await http.get("/models")).json()
+    assert listed == {"models": [{**model, "loaded": True}]}
+
+
 @pytest.mark.parametrize(
     ("fields", "model"),
     [
@@ -169,3 +185,44 @@ async def test_the_jobs_in_line_are_counted_for_each_model(
         if sample.name == "baton_num_requests_waiting"
     }
     assert waiting == {MODEL: 1, "big": 2, "encoder": 0}
+
+
+async def test_a_model_that_was_loaded_once_keeps_its_tokenizer_when_it_is_unloaded(
+    start_app: Start, settings: Settings, worker: HandWorker
+) -> None:
+    worker.publish(fake_card("big"))
+    worker.announce("ready", big=ON_DEMAND)
+    http = await start_app(settings)
+    answer = await http.post("/tokenize", json={"text": "abc", "model_id": "huge"})
+    assert (answer.status_code, answer.json()["num_tokens"]) == (200, 3)
+    ids = answer.json()["token_ids"]
+    answer = await http.post("/detokenize", json={"token_ids": ids, "model_id": "big"})
+    assert answer.json() == {"text": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("model", "state", "advice"),
+    [
+        ("big", ON_DEMAND, "send it one to /generate, of one token, and try again"),
+        ("encoder", ON_DEMAND, "send it one to /v1/embeddings and try again"),
+        ("big", ServedModel("loading"), "one is loading it, try again"),
+        ("big", BROKEN, "it cannot be loaded, and GET /health says why"),
+        ("big", None, "start a worker that serves it"),
+    ],
+)
+async def test_a_tokenizer_that_is_not_known_yet_is_a_503_that_says_what_to_do(
+    start_app: Start,
+    settings: Settings,
+    worker: HandWorker,
+    model: str,
+    state: ServedModel | None,
+    advice: str,
+) -> None:
+    worker.announce("ready", **({} if state is None else {model: state}))
+    answer = await (await start_app(settings)).post(
+        "/tokenize", json={"text": "a", "model_id": model}
+    )
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    message = answer.json()["error"]
+    assert message.startswith(f"No worker has loaded '{model}' yet")
+    assert message.endswith(f"{advice}.")

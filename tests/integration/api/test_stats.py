@@ -13,6 +13,7 @@ from common import keys
 from common.connection import SyncRedis
 from common.fleet import ServedModel, WorkerInfo
 from common.job_store import Claims
+from common.schemas import JobStatus
 from common.settings import Settings
 from common.vitals import CacheUse, EngineStats, GpuVitals, HostVitals, Vitals
 from tests.integration.api.conftest import LiveGateway, Start
@@ -142,6 +143,7 @@ async def test_jobs_that_a_worker_ends_move_the_figures_on_every_gateway(
         "time_to_first_token": 2,
         "inter_token": 2,
         "end_to_end": 2,
+        "cancel": 0,
     }
     assert body["by_model"][MODEL]["latencies"] == body["latencies"]
     assert body["average_latency_ms"] == body["latencies"]["end_to_end"]["average_ms"] is not None
@@ -205,6 +207,9 @@ async def test_latencies_are_prometheus_histograms(
         assert found == sorted(found)
         assert found[-1] == count == (6 if "inter_token" in name else 3)
         assert {sample.labels["model"] for sample in families[name].samples} == {MODEL}
+    [success] = [s for s in families["baton_request_success"].samples if s.name.endswith("_total")]
+    assert success.labels == {"model": MODEL, "finish_reason": "stop"}
+    assert success.value == 3
     of_worker = {"worker": "w", "model": MODEL}
     for name, value in {
         "baton_kv_cache_usage_ratio": 0.1,
@@ -214,6 +219,19 @@ async def test_latencies_are_prometheus_histograms(
     }.items():
         [sample] = families[name].samples
         assert (sample.labels, sample.value) == (of_worker, value)
+
+
+async def test_a_cancelled_running_job_is_in_the_histogram_of_cancels(
+    start_app: Start, settings: Settings, worker: HandWorker
+) -> None:
+    http = await start_app(settings)
+    task_id = await submit(http)
+    claim = worker.claim()
+    assert (await http.delete(f"/tasks/{task_id}")).status_code == 202
+    worker.end(claim, JobStatus.CANCELLED)
+    family = (await scrape(await start_app(settings)))["baton_cancel_latency_seconds"]
+    [count] = [s.value for s in family.samples if s.name.endswith("_count")]
+    assert (family.type, count) == ("histogram", 1)
 
 
 async def test_no_counter_goes_back_while_workers_come_and_go(

@@ -191,6 +191,24 @@ async def test_a_cursor_that_is_no_event_id_is_400(http: httpx.AsyncClient, curs
     assert cursor in response.json()["error"]
 
 
+async def test_a_wrong_cursor_beside_a_right_one_is_400(http: httpx.AsyncClient) -> None:
+    task_id = await submit(http)
+    params, headers = {"starting_after": "abc"}, {"Last-Event-ID": "1"}
+    response = await http.get(f"/stream/{task_id}", params=params, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["param"] == "starting_after"
+
+
+async def test_where_the_header_is_empty_the_address_says_what_the_client_has(
+    live_http: httpx.AsyncClient, worker: HandWorker
+) -> None:
+    task_id = await submit(live_http)
+    worker.run(*TOKENS, tail=".")
+    options = {"params": {"starting_after": 2}, "headers": {"Last-Event-ID": ""}}
+    async with open_stream(live_http, task_id, **options) as stream:
+        assert text_of(await stream.rest()) == "".join(TOKENS[2:]) + "."
+
+
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.EXPIRED])
 async def test_the_last_frame_of_a_job_that_went_wrong_says_why_and_what_there_is(
     live_http: httpx.AsyncClient, worker: HandWorker, status: JobStatus

@@ -23,7 +23,7 @@ from common.settings import Settings
 from tests.fakes import fake_card
 from tests.integration.api.conftest import Start
 from tests.integration.api.openai.support import TextWorker
-from tests.integration.api.support import MODEL, HandWorker
+from tests.integration.api.support import MODEL, HandWorker, eventually
 
 CARD = replace(
     fake_card(MODEL),
@@ -194,7 +194,7 @@ async def test_who_waits_for_a_server_that_is_away_gets_502_after_the_retry_budg
     assert answer.json()["error"]["code"] == "upstream_error"
     assert answer.headers["x-should-retry"] == "false"
     [job] = client.scan_iter(keys.JOB + "*")
-    assert client.hget(job, "status") == "cancelled"
+    await eventually(lambda: client.hget(job, "status") == "cancelled")
 
 
 async def test_a_task_is_taken_while_its_server_is_away_and_waits(

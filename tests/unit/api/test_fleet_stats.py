@@ -263,3 +263,8 @@ def test_a_workers_gpu_has_its_name_and_power() -> None:
         "temperature_c": 70,
         "power_w": 300.0,
     }
+
+
+def test_a_model_that_is_not_loaded_now_is_told_as_unloaded() -> None:
+    body = stats(worker("a", host(), models={MODEL: ServedModel("unloaded")}))
+    assert body["by_model"][MODEL]["state"] == "unloaded"

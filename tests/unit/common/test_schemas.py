@@ -105,6 +105,20 @@ def test_a_card_from_before_there_were_templates_for_tools_is_read() -> None:
     assert ModelCard.unpack(json.dumps(values)) == fake_card()
 
 
+def test_a_card_s_fields_that_only_a_later_version_knows_are_passed_over() -> None:
+    values = json.loads(fake_card().pack()) | {"sees_images": True}
+    assert ModelCard.unpack(json.dumps(values)) == fake_card()
+
+
+def test_timings_that_only_a_later_version_knows_are_passed_over() -> None:
+    timings = EngineTimings(0.1, 0.2, 3, 4)
+    spec = JobSpec("job", "key", "m", "low", SamplingSpec(5, 60, 1), "token", "request")
+    told = Outcome(JobStatus.COMPLETED, timings=timings).to_fields()
+    told["timings"] = json.dumps(json.loads(told["timings"]) | {"draft_s": 1.0})
+    added = {"status": "completed", "created_ms": "5", "attempts": "1", "eid": "9"}
+    assert JobRecord.from_fields("job", spec.to_fields() | added | told).timings == timings
+
+
 @given(
     st.integers(0, 10**6),
     st.lists(st.tuples(st.integers(0, 10**6), TEXT, LOGPROBS), max_size=5),

@@ -18,6 +18,9 @@ def test_the_fields_of_the_hash_are_told_apart() -> None:
         {
             "jobs:completed": "3",
             "jobs:resumed": "1",
+            "finish:stop": "2",
+            "mood:good": "5",
+            "mood": "6",
             "tokens:cached": "20",
             "queue:1000": "2",
             "queue:inf": "1",
@@ -25,7 +28,9 @@ def test_the_fields_of_the_hash_are_told_apart() -> None:
         }
     )
     assert tally.jobs == {"completed": 3, "resumed": 1}
+    assert tally.finish == {"stop": 2}
     assert tally.tokens == {"cached": 20}
+    assert set(tally.latencies) == {"queue"}, "what a later version counts is passed over"
     queue = tally.latency("queue")
     assert (queue.count, queue.sum_us) == (3, 7000)
     assert queue.counts[EDGES_US.index(1000)] == 2

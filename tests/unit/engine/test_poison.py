@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.engine.drive import Drive
@@ -68,6 +68,7 @@ def engine_on(loaded, kind, budget):
 @pytest.mark.parametrize("kind", RUNNERS)
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@example([((0, [], False), 0), ((50, [34, 40, 15, 17], False), 0)], 5)  # draws the end token
 @given(arrivals=ARRIVALS, budget=st.sampled_from([5, 16, 512]))
 def test_who_shares_a_beginning_with_a_poisoned_prompt_gets_generates_tokens(
     family, kind, model_of, poisoned, usual, generate, ask_good, arrivals, budget
@@ -87,7 +88,7 @@ def test_who_shares_a_beginning_with_a_poisoned_prompt_gets_generates_tokens(
             assert answer.last.error_code == "non_finite_logits"
         else:
             assert answer.reason == "length", answer.last.error
-            expected_ids = generate(clean, request, suppress_tokens=[POISON])
+            expected_ids = generate(clean, request, suppress_tokens=[POISON], eos_token_id=-1)
             assert_same(usual(clean), request, answer.ids, expected_ids)
 
 

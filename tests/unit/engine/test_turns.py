@@ -84,3 +84,14 @@ def test_every_input_is_dealt_once_within_the_budget(
     assert sorted(dealt) == sorted((n, i) for n, ls in jobs.items() for i in range(len(ls)))
     for batch in batches:
         assert len(batch) == 1 or sum(jobs[name][i] for name, i in batch) <= budget
+
+
+def test_a_job_has_no_more_inputs_in_a_batch_than_it_asked_for() -> None:
+    turns = Turns()
+    turns.add("a", [1] * 5, most=2)
+    turns.add("b", [1] * 5)
+    batches = []
+    while turns:
+        batches.append(Counter(name for name, _ in turns.deal(100)))
+    assert [batch["a"] for batch in batches] == [2, 2, 1]
+    assert [batch["b"] for batch in batches] == [5, 0, 0]

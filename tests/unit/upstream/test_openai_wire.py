@@ -177,7 +177,11 @@ async def parts(*texts: bytes) -> AsyncIterator[bytes]:
     ],
 )
 async def test_events_are_read_however_they_are_cut(stream: tuple[bytes, ...]) -> None:
-    assert [data async for data in read_events(parts(*stream))] == ["a", "b"]
+    assert [data async for data in read_events(parts(*stream)) if data] == ["a", "b"]
+
+
+async def test_a_comment_is_a_sign_of_life() -> None:
+    assert [data async for data in read_events(parts(b": beat\n\ndata: a\n\n"))] == ["", "a"]
 
 
 async def test_what_json_may_hold_ends_no_line() -> None:

@@ -108,19 +108,16 @@ async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
         line("good-1"),
         line("elsewhere", url="/v1/completions"),
         line("get", method="GET"),
-        line("streamed", stream=True),
-        line("hot", temperature=3),
-        line("unknown", colour="red"),
         json.dumps({"method": "POST", "url": "/v1/chat/completions", "body": {}}),
         "[1, 2]",
-        line("nobody", model="no-such-model"),
+        "[" * 200 + "]" * 200,
         line("good-2"),
     ]
 
     batch = await until(http, await submit(http, lines), "completed")
 
-    assert await outputs(http, batch) == {"good-1": "line 1", "good-2": "line 13"}
-    assert batch["request_counts"] == {"total": 12, "completed": 2, "failed": 10}
+    assert await outputs(http, batch) == {"good-1": "line 1", "good-2": "line 10"}
+    assert batch["request_counts"] == {"total": 9, "completed": 2, "failed": 7}
     failed = await entries(http, batch["error_file_id"])
     told = {each["error"]["line"]: each for each in failed if each["error"]}
     assert {number: each["error"]["code"] for number, each in told.items()} == {
@@ -128,20 +125,54 @@ async def test_malformed_lines_are_told_by_number_and_the_others_are_answered(
         4: "duplicate_custom_id",
         5: "mismatched_url",
         6: "invalid_line",
-        7: "invalid_request",
-        8: "invalid_request",
-        9: "invalid_request",
-        10: "invalid_line",
-        11: "invalid_line",
+        7: "invalid_line",
+        8: "invalid_line",
+        9: "invalid_json_line",
     }
-    assert told[8]["error"]["param"] == "temperature"
-    assert told[8]["custom_id"] == "hot"
-    assert told[9]["error"]["param"] == "colour"
-    [refused] = [each for each in failed if each["response"]]
-    assert refused["custom_id"] == "nobody"
-    assert refused["response"]["status_code"] == 404
-    assert refused["response"]["body"]["error"]["code"] == "model_not_found"
+    assert told[8]["error"]["message"] == "The line must be a JSON object; got [1, 2]."
+    assert told[9]["error"]["message"].startswith("The line is nested too deeply: at most 128")
+    assert all(each["response"] is None for each in failed)
     assert sorted(error["line"] for error in batch["errors"]["data"]) == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "param"),
+    [
+        ({"messages": []}, 400, "invalid_request", "messages"),
+        ({"messages": None}, 400, "invalid_request", "messages"),
+        ({"temperature": 3}, 400, "invalid_request", "temperature"),
+        ({"colour": "red"}, 400, "invalid_request", "colour"),
+        ({"stream": True}, 400, "invalid_request", "stream"),
+        ({"max_tokens": 10**6}, 400, "context_length_exceeded", "max_tokens"),
+        ({"model": "no-such-model"}, 404, "model_not_found", "model"),
+        (
+            {"model": "auto", "router": "dense_network/example"},
+            400,
+            "invalid_request",
+            "router",
+        ),
+    ],
+)
+async def test_a_line_that_its_endpoint_would_refuse_has_the_response_that_it_would_have_had(
+    http: httpx.AsyncClient,
+    answering: EchoWorker,
+    fields: dict[str, Any],
+    status: int,
+    code: str,
+    param: str | None,
+) -> None:
+    lines = [line("good"), line("refused", **fields)]
+
+    batch = await until(http, await submit(http, lines), "completed")
+
+    assert await outputs(http, batch) == {"good": "line 1"}
+    [entry] = await entries(http, batch["error_file_id"])
+    assert (entry["custom_id"], entry["error"]) == ("refused", None)
+    response = entry["response"]
+    assert (response["status_code"], response["request_id"]) == (status, entry["id"])
+    assert response["body"]["error"]["code"] == code
+    assert response["body"]["error"]["param"] == param
+    assert batch["errors"] is None
 
 
 async def test_a_line_whose_job_fails_is_in_the_error_file(

@@ -112,12 +112,17 @@ class TextWorker(HandWorker):
         )
         assert self.claims.finish(claim.record.job_id, claim.nonce, outcome, 500) is None
 
-    def fail(self, claim: Claim, error_type: str, message: str) -> None:
+    def fail(self, claim: Claim, error_type: str, message: str, param: str | None = None) -> None:
         """End the job without an answer."""
         self.claims.finish(
             claim.record.job_id,
             claim.nonce,
-            Outcome(JobStatus.FAILED, error_type=error_type, error_message=message),
+            Outcome(
+                JobStatus.FAILED,
+                error_type=error_type,
+                error_message=message,
+                error_param=param,
+            ),
             0,
         )
 

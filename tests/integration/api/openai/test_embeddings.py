@@ -238,7 +238,7 @@ async def test_a_client_that_hangs_up_has_its_running_job_stopped(
         await eventually(began.is_set)
         [job_id] = job_ids(client)
         await hang_up(asking)
-        await eventually(lambda: client.hget(keys.job(job_id), "cancel") == "1")
+        await eventually(lambda: bool(client.hexists(keys.job(job_id), "cancel")))
     await eventually(lambda: status_of(client, job_id) == "cancelled")
 
 

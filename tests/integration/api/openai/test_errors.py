@@ -57,8 +57,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"top_p": 2}, "top_p", "top_p must be from 0 to 1; got 2."),
         ({"n": 0}, "n", "n must be from 1 to 128; got 0."),
         ({"n": 129}, "n", "n must be from 1 to 128; got 129."),
-        ({"max_tokens": -1}, "max_tokens", "max_tokens must be from 0"),
-        ({"max_tokens": 0}, "max_tokens", "max_tokens must be at least 1; got 0"),
+        ({"max_tokens": -1}, "max_tokens", "max_tokens must be from 1 to 2147483647; got -1."),
+        ({"max_tokens": 0}, "max_tokens", "max_tokens must be from 1 to 2147483647; got 0."),
         (
             {"max_tokens": 1, "max_completion_tokens": 1},
             "max_tokens",
@@ -171,6 +171,26 @@ async def test_what_the_framework_refuses_has_openais_shape_too(
     assert (error["type"], error["code"]) == (kind, code)
 
 
+@pytest.mark.parametrize("depth", [129, 100_000])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings"])
+async def test_a_body_that_is_nested_too_deeply_says_so_with_the_limit(
+    live_http: httpx.AsyncClient, path: str, depth: int
+) -> None:
+    content = b'{"messages":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    error = error_of(await live_http.post(path, content=content, headers=JSON), 400)
+    assert error["message"] == (
+        "The body is nested too deeply: at most 128 lists and objects within each other."
+    )
+
+
+async def test_a_body_that_is_nested_as_deeply_as_may_be_is_read(
+    live_http: httpx.AsyncClient,
+) -> None:
+    content = b'{"messages":' + b"[" * 127 + b"]" * 127 + b"}"
+    error = error_of(await live_http.post(CHAT, content=content, headers=JSON), 400)
+    assert error["message"] == "model is required."
+
+
 async def test_a_body_over_the_limit_is_413(live_http: httpx.AsyncClient) -> None:
     content = json.dumps({"model": MODEL, "messages": "x" * 2**20}).encode()
     error = error_of(await live_http.post(CHAT, content=content, headers=JSON), 413)
@@ -236,6 +256,24 @@ async def test_a_job_that_fails_is_an_error_by_its_kind(
     error = error_of(await asking, status)
     assert error["message"] == "It did not work."
     assert (error["type"], error["code"]) == (kind, code)
+
+
+async def test_an_error_that_a_worker_finds_names_its_field_as_the_endpoint_calls_it(
+    live_http: httpx.AsyncClient, worker: TextWorker, live: LiveGateway
+) -> None:
+    chat = {"model": MODEL, "messages": HELLO}
+    asked = [
+        (CHAT, chat, "messages", "messages", "The messages are too long."),
+        (CHAT, chat, "prompt", "messages", "There are 9 in the prompt."),
+        ("/v1/completions", {"model": MODEL, "prompt": "a"}, "prompt", "prompt", "No prompt."),
+        ("/v1/responses", {"model": MODEL, "input": "a"}, "messages", "input", "Bad messages."),
+        (CHAT, chat | {"stream": True}, "messages", "messages", "The messages are too long."),
+        ("/v1/responses", {"model": MODEL, "input": "a", "stream": True}, "prompt", "input", "No."),
+    ]
+    for path, body, param, name, message in asked:
+        asking = asyncio.create_task(live_http.post(path, json=body))
+        worker.fail(await worker.next(), "InvalidRequestError", message, param)
+        assert error_of(await asking, 400)["param"] == name
 
 
 async def test_the_sdk_raises_its_own_classes(

@@ -150,6 +150,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     },
     "half a call": {"texts": ["Well. ", CALL[:50]], "tools": [TOOL]},
     "logprobs": {"texts": ["ab", "c"], "top_logprobs": 2},
+    "logprobs, to a stop": {"texts": ["ab", "c"], "tail": "d", "top_logprobs": 2, "stop": ["x"]},
     "failed": {"texts": WORDS, "status": JobStatus.FAILED, "error": ("EngineError", "it broke")},
     "cancelled": {
         "texts": WORDS,
@@ -168,7 +169,9 @@ async def test_a_stream_taken_up_anywhere_goes_on_exactly_where_it_was(
 ) -> None:
     options = dict(script)
     texts = options.pop("texts")
-    asked = {name: options.pop(name) for name in ("tools", "top_logprobs") if name in options}
+    asked = {
+        name: options.pop(name) for name in ("tools", "top_logprobs", "stop") if name in options
+    }
     response_id = await ask_in_background(live_http, **asked)
     async with watching(live_http, response_id) as events:
         await run(worker, *texts, **options)

@@ -189,6 +189,26 @@ async def test_a_call_that_takes_too_long_is_504_and_its_job_is_cancelled(
         await eventually(lambda: worker.is_cancelled(claim))
 
 
+async def test_a_call_over_thirty_seconds_gets_the_timeout_error_of_the_users_document(
+    start_live: StartLive,
+    make_settings: Callable[..., Settings],
+    worker: TextWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    within = asyncio.timeout
+
+    def sooner(seconds: float) -> asyncio.Timeout:
+        return within(seconds / 100)
+
+    async with start_live(make_settings(wait_limit_s=30)).client() as http:
+        monkeypatch.setattr("api.openai.waiting.asyncio.timeout", sooner)
+        error = error_of(await http.post(CHAT, json=BODY), 504)
+    # As in 004_d314d6d6ae5d2d3d.txt.
+    assert error["message"] == "Engine request timed out after 30s"
+    assert error["type"] == "timeout_error"
+    assert error["code"] == "engine_timeout"
+
+
 async def test_a_cancelled_job_ends_its_clients_wait(
     live_http: httpx.AsyncClient, worker: TextWorker
 ) -> None:

@@ -1,0 +1,7 @@
+curl -X POST http://localhost:3000/generate \
+  -H "Content-Type: application/json" \
+  -d '{
+    "prompt": "Hello",
+    "max_tokens": 10,
+    "model_id": "does-not-exist"
+  }'
