@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -50,18 +50,25 @@ class FleetPoller:
     """The last snapshot of the fleet and the cards of its models.
 
     Args:
+        models: The configured ones.
         upstream_retry_s: For so long clients wait for the servers behind a model to come back.
+        note_found: Takes the models that live workers have found, where any has looked.
 
     Attributes:
         has_polled: Set after the first look, whether Redis answered or not.
     """
 
     def __init__(
-        self, reader: FleetReader, models: Sequence[str], upstream_retry_s: float = 0.0
+        self,
+        reader: FleetReader,
+        models: Sequence[str],
+        upstream_retry_s: float = 0.0,
+        note_found: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self.upstream_retry_s = upstream_retry_s
-        self._models = tuple(models)
+        self._configured = self._models = tuple(models)
+        self._note_found = note_found
         self._fleet: Fleet | None = None
         self._cards: dict[str, ModelCard] = {}
         self._polled_at_s = 0.0
@@ -82,6 +89,7 @@ class FleetPoller:
         """
         try:
             fleet = await self._reader.snapshot(self._models)
+            self._take_found(fleet)
             cards = await self._reader.cards(self._models)
         except RedisUnavailableError:
             self._fleet = None
@@ -159,6 +167,12 @@ class FleetPoller:
             await self.poll()
         self.has_polled.set()
         await asyncio.sleep(PERIOD_S)
+
+    def _take_found(self, fleet: Fleet) -> None:
+        # Where no live worker has looked, one may be starting anew: what it had found holds.
+        if fleet.found is not None:
+            self._models = (*self._configured, *sorted(fleet.found.difference(self._configured)))
+            self._note_found(fleet.found)
 
     def _note_absences(self, fleet: Fleet) -> None:
         for model in self._models:

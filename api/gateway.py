@@ -88,8 +88,7 @@ class Gateway:
         redis = connect_async(settings.redis_url)
         fleet, catalog = FleetReader(redis), ModelCatalog(settings)
         jobs = Submissions(redis, settings)
-        models = [entry.model for entry in catalog.entries]
-        poller = FleetPoller(fleet, models, settings.upstream_retry_s)
+        poller = FleetPoller(fleet, catalog.models, settings.upstream_retry_s, catalog.note_found)
         grammars = GrammarChecker()
         on_end = request_logger(log_prompts=settings.log_prompts)
         canceller, tokenizers = Canceller(jobs, on_end), Tokenizers(fleet, settings.wait_limit_s)

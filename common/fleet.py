@@ -51,6 +51,8 @@ class WorkerInfo:
         running: Jobs that it runs now.
         gpu_memory: Bytes `used` and `total` of its GPU; None on a CPU.
         vitals: How it, its machine and its engines are; None from a worker that does not tell.
+        found: Models that it found on other servers, beside the configured ones; None where it
+            does not look, or has not yet.
         scorers: Those that it has, by name: in one line why one cannot be used, None where it can.
     """
 
@@ -64,6 +66,7 @@ class WorkerInfo:
     models: dict[str, ServedModel] = field(default_factory=dict)
     gpu_memory: dict[str, int] | None = None
     vitals: Vitals | None = None
+    found: tuple[str, ...] | None = None
     scorers: dict[str, str | None] = field(default_factory=dict)
 
     def pack(self) -> str:
@@ -78,6 +81,8 @@ class WorkerInfo:
         values["models"] = {name: of_known(ServedModel, served) for name, served in models}
         vitals = values.get("vitals")
         values["vitals"] = None if vitals is None else Vitals.unpack(vitals)
+        found = values.get("found")
+        values["found"] = None if found is None else tuple(found)
         return of_known(cls, values)
 
 
@@ -119,6 +124,12 @@ class Fleet:
         if self.state(model) != "loading":
             return None
         return next((served.reason for served in self.states(model) if served.reason), None)
+
+    @property
+    def found(self) -> frozenset[str] | None:
+        """Models that live workers found beside the configured ones; None: none has looked."""
+        told = [worker.found for worker in self.workers if worker.found is not None]
+        return frozenset(model for each in told for model in each) if told else None
 
     def can_run(self, model: str) -> bool:
         """Whether a live worker has the model loaded, or loads it when a job comes."""

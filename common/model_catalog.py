@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from common.errors import ModelNotFoundError, SettingsError
 from common.model_card import ModelKind
 from common.model_entries import (
     DEFAULT_ALIAS,
+    OLLAMA_TAG,
     UPSTREAM_BACKENDS,
     BackendName,
     ModelEntry,
     Source,
+    ollama_id,
     read_entries,
 )
 from common.settings import Settings
@@ -62,11 +65,10 @@ class CatalogEntry:
 
 
 class ModelCatalog:
-    """The configured models, by id and alias.
+    """The configured models, and those that workers have found besides, by id and alias.
 
     Attributes:
         default: The model of a request that names none.
-        entries: Every configured model, the default first.
         served: Those that workers with these settings serve, in the same order.
 
     Raises:
@@ -76,12 +78,36 @@ class ModelCatalog:
 
     def __init__(self, settings: Settings) -> None:
         entries = _entries_of(settings)
-        self._by_name = {name: entry for entry in entries for name in (entry.model, *entry.names)}
+        self._settings = settings
+        self._by_name = _by_name(entries)
         self.default = self._named("DEFAULT_MODEL", settings.default_model or entries[0].model)
         others = (entry for entry in entries if entry is not self.default)
-        self.entries: tuple[CatalogEntry, ...] = (self.default, *others)
+        self._configured: tuple[CatalogEntry, ...] = (self.default, *others)
+        self._found: tuple[CatalogEntry, ...] = ()
+        self._found_by_name: dict[str, CatalogEntry] = {}
         wanted = [self._named("WORKER_MODELS", name) for name in settings.worker_models or ()]
         self.served = tuple(e for e in self.entries if e in wanted) if wanted else self.entries
+
+    @property
+    def entries(self) -> tuple[CatalogEntry, ...]:
+        """Every model, the default first; those that were found come last."""
+        return self._configured + self._found
+
+    @property
+    def models(self) -> list[str]:
+        """Their ids."""
+        return [entry.model for entry in self.entries]
+
+    def note_found(self, models: Collection[str]) -> None:
+        """Offer these models besides those that are configured, and no others any more.
+
+        Args:
+            models: Ids, as a worker announces them.
+        """
+        ids = sorted(model for model in models if model not in self._by_name)
+        if ids != [entry.model for entry in self._found]:
+            self._found = tuple(ollama_entry(model, self._settings) for model in ids)
+            self._found_by_name = _by_name(self._found)
 
     def resolve(self, name: str | None) -> CatalogEntry:
         """The model that a request names.
@@ -91,7 +117,7 @@ class ModelCatalog:
         """
         if name is None:
             return self.default
-        entry = self._by_name.get(name)
+        entry = self._by_name.get(name) or self._found_by_name.get(name)
         if entry is None:
             raise ModelNotFoundError(f"Model '{name}' not found", param="model")
         return entry
@@ -100,6 +126,10 @@ class ModelCatalog:
         if name not in self._by_name:
             raise SettingsError(f"{setting}={name}: MODELS has no such model any more")
         return self._by_name[name]
+
+
+def _by_name(entries: Collection[CatalogEntry]) -> dict[str, CatalogEntry]:
+    return {name: entry for entry in entries for name in (entry.model, *entry.names)}
 
 
 def _entries_of(settings: Settings) -> tuple[CatalogEntry, ...]:
@@ -128,7 +158,9 @@ def _single_entry(settings: Settings) -> CatalogEntry:
 
 
 def _single_upstream(settings: Settings) -> CatalogEntry:
-    name = settings.upstream_model
+    name = settings.only_model
+    if settings.model_backend == "ollama":
+        return ollama_entry(ollama_id(name), settings, DEFAULT_ALIAS)
     return CatalogEntry(
         model=Source.of(name).model,  # a server may call it by the path of its file
         names=(name, DEFAULT_ALIAS),
@@ -138,6 +170,27 @@ def _single_upstream(settings: Settings) -> CatalogEntry:
         title=name,
         max_batch_size=settings.max_batch_size,
         base_urls=settings.base_urls(settings.model_backend),
+    )
+
+
+def ollama_entry(model: str, settings: Settings, *names: str) -> CatalogEntry:
+    """A model of Ollama's servers where `MODELS` is empty.
+
+    Args:
+        model: By `ollama_id`.
+        settings: For its servers.
+        names: What it may be called besides.
+    """
+    has_tag = ":" in model.rpartition("/")[2]
+    return CatalogEntry(
+        model=model,
+        names=names if has_tag else (*names, model + OLLAMA_TAG),
+        source=model,
+        backend="ollama",
+        description=UPSTREAM_DESCRIPTION,
+        title=model,
+        max_batch_size=settings.max_batch_size,
+        base_urls=settings.base_urls("ollama"),
     )
 
 

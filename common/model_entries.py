@@ -27,8 +27,8 @@ from pydantic import (
 
 from common.model_card import ModelKind
 
-BackendName = Literal["transformers", "openai"]
-UPSTREAM_BACKENDS: tuple[BackendName, ...] = ("openai",)
+BackendName = Literal["transformers", "openai", "ollama"]
+UPSTREAM_BACKENDS: tuple[BackendName, ...] = ("openai", "ollama")
 """Those whose models other servers run."""
 DtypeName = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
@@ -36,6 +36,7 @@ DEFAULT_ALIAS = "default"
 """Names the only model where `MODELS` is empty."""
 BUNDLED_MODEL = "baton-toy"
 BUNDLED_DIR = Path(__file__).parent.parent / "models" / BUNDLED_MODEL
+OLLAMA_TAG = ":latest"
 MAX_NAME_CHARS = 200
 # An id is part of Redis keys, whose parts a colon separates, and of addresses.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -60,6 +61,11 @@ def check_base_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be http:// or https:// with a host, as in http://127.0.0.1:8080/v1")
     return text.strip().rstrip("/")
+
+
+def ollama_id(name: str) -> str:
+    """The id of a model of Ollama's: its name, without the tag that it has where nobody says."""
+    return name.removesuffix(OLLAMA_TAG)
 
 
 def _check_alias(text: str) -> str:

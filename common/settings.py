@@ -28,7 +28,12 @@ from common.model_entries import (
 
 EXAMPLE_API_KEYS = frozenset({"test-key-123", "demo-key-456"})
 ENV_FILE = ".env"
-SECRETS = frozenset({"api_keys", "redis_url", "files_url", "openai_base_url", "openai_api_key"})
+SECRETS = frozenset(
+    {
+        *("api_keys", "redis_url", "files_url"),
+        *("openai_base_url", "openai_api_key", "ollama_base_url"),
+    }
+)
 """Fields whose values no message repeats."""
 
 MOST_SHOWN_CHARS = 100
@@ -52,14 +57,14 @@ class Settings(BaseSettings):
 
     model_backend: BackendName = Field(
         default="transformers",
-        description="What runs the model: transformers (this service's own engine), or openai (any "
-        "server with OpenAI's API).",
+        description="What runs the model: transformers (this service's own engine), openai (any "
+        "server with OpenAI's API) or ollama.",
     )
     model_name: str = Field(
         default="baton-toy",
         min_length=1,
         description="A Hugging Face causal LM by hub name or path; baton-toy is bundled. For "
-        "another backend: what its servers call the model.",
+        "openai: what its servers call the model.",
     )
     openai_base_url: Annotated[list[str] | None, NoDecode] = Field(
         default=None,
@@ -69,6 +74,24 @@ class Settings(BaseSettings):
     )
     openai_api_key: str | None = Field(
         default=None, description="The key that these servers want. Empty: none."
+    )
+    ollama_base_url: CommaSeparated = Field(
+        default=["http://localhost:11434"],
+        description="Ollama servers, separated by commas or as a JSON list.",
+        examples=["http://10.0.0.1:11434"],
+    )
+    ollama_model: str = Field(
+        default="llama2",
+        min_length=1,
+        description="The model of a request that names none; the others that the servers have are "
+        "offered, too.",
+    )
+    ollama_num_ctx: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens that prompt and output may have together on them (num_ctx). Empty: "
+        "as they are set.",
+        examples=["8192"],
     )
     upstream_retry_s: float = Field(
         default=30,
@@ -236,6 +259,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("api_keys", "cors_origins", "trusted_proxies", "worker_models", "openai_base_url"),
+        "ollama_base_url",
         mode="before",
     )
     @classmethod
@@ -319,7 +343,7 @@ class Settings(BaseSettings):
     def _refuse_unknown_models(self) -> Self:
         if not self.default_model and self.worker_models is None:
             return self
-        known = known_names(self.models, self.model_name)
+        known = known_names(self.models, self.only_model)
         for setting, names in (
             ("DEFAULT_MODEL", [self.default_model] if self.default_model else []),
             ("WORKER_MODELS", self.worker_models or []),
@@ -352,13 +376,27 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @field_validator("ollama_base_url")
+    @classmethod
+    def _check_ollama_urls(cls, urls: list[str]) -> list[str]:
+        if not urls:
+            raise ValueError("at least one server is needed")
+        return [check_base_url(url) for url in urls]
+
     @property
-    def upstream_model(self) -> str:
-        """What the servers of another backend than ours call the only model."""
-        return self.model_name
+    def only_model(self) -> str:
+        """What the only model is called where `models` is empty, in its backend's words."""
+        return self.ollama_model if self.model_backend == "ollama" else self.model_name
+
+    @property
+    def finds_models(self) -> bool:
+        """Whether the models that Ollama's servers have are offered beside the only one."""
+        return self.model_backend == "ollama" and self.models is None and not self.worker_models
 
     def base_urls(self, backend: BackendName) -> tuple[str, ...]:
         """The servers of a backend; none of our own."""
+        if backend == "ollama":
+            return tuple(self.ollama_base_url)
         return tuple(self.openai_base_url or ()) if backend == "openai" else ()
 
     @property

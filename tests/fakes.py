@@ -70,6 +70,7 @@ class FakeBackend:
         self.step_s = 0.0
         self.device = "cpu"
         self.away: str | None = None
+        self.is_lost = False
         self._jobs: dict[tuple[str, int], tuple[BackendJob, int]] = {}
         self._commands: queue.Queue[Callable[[], list[Delta]]] = queue.Queue()
 

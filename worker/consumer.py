@@ -53,6 +53,16 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
         self.first_connection_attempt = False
         return conn
 
+    def also_take(self, queue: str) -> None:
+        """Take permits from another queue, too. Thread-safe."""
+        self.call_soon(self._also_take, queue)
+
+    def _also_take(self, queue: str) -> None:
+        queues = self.app.amqp.queues
+        queues.select_add(queues[queue])
+        if self.task_consumer is not None:  # else it will take them from the start
+            self.add_task_queue(queue)
+
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Note that Redis refuses to be written to."""
         self._note_away(exc)

@@ -88,6 +88,8 @@ class Loader:
             if step is None:
                 if self._registry.refresh(self._fleet):
                     self._on_change()
+                for model in self._registry.lost():
+                    self._unload(model, "its servers do not have it any more")
                 self._stop.wait(PERIOD_S)
             else:
                 self._do(step)
@@ -96,7 +98,7 @@ class Loader:
     def _waiting(self) -> dict[str, dict[JobClass, int]]:
         """Jobs in line of each model; where all have room, nobody has to know."""
         models = self._registry.models
-        if self._registry.capacity == len(models):
+        if self._registry.has_room_for_all:
             return {}
         try:
             return self._fleet.waiting(models)
@@ -107,7 +109,7 @@ class Loader:
         if step.verb == "load":
             self._load(step.model)
         elif step.verb == "unload":
-            self._unload(step.model)
+            self._unload(step.model, "others need its room")
         elif step.verb == "resume":
             self._registry.hold(step.model, is_held=False)
         elif step.verb == "hold":
@@ -135,11 +137,11 @@ class Loader:
             self._registry.put(model, host, time.monotonic() - began_s)
             self._on_loaded(model)
 
-    def _unload(self, model: str) -> None:
+    def _unload(self, model: str, reason: str) -> None:
         host = self._registry.take_out(model)
         if host is None:  # a job has come meanwhile
             return
         self._on_change()
         host.stop()
         host.close()
-        log.info("Model %s is unloaded: others need its room", model)
+        log.info("Model %s is unloaded: %s", model, reason)

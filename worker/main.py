@@ -15,6 +15,7 @@ import sys
 import threading
 import uuid
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -40,12 +41,14 @@ from common.request_log import request_logger
 from common.settings import Settings, load_settings
 from worker import kombu_guards, open_queues
 from worker.backends.base import Backend, MemoryShare
+from worker.backends.ollama_wire import OllamaWire
 from worker.consumer import PatientConsumer
 from worker.hand_back import LAUNCH_ID, worker_id
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.leases import Heartbeat
 from worker.loader import Loader
+from worker.model_finder import ModelFinder
 from worker.publisher import Publisher
 from worker.reaper import Reaper
 from worker.registry import ModelBusy, ModelRegistry
@@ -112,6 +115,8 @@ class Worker:
             self._held,
             self._runner.give_way,
         )
+        self._consumer: PatientConsumer | None = None
+        self._finder = _finder_for(settings, self._models, self._on_found)
         self._reaper = Reaper(
             Reaping(self._client, settings), self._claims, self._models.errors, on_end
         )
@@ -129,6 +134,8 @@ class Worker:
         try:
             self._publisher.start()
             self._loader.start()
+            if self._finder is not None:
+                self._finder.start()
             DurabilityCheck().check(self._client)
             return self._consume()
         except SystemExit:  # the signal came before Celery listened to it
@@ -170,11 +177,19 @@ class Worker:
         celery_worker.start()
         return int(celery_worker.exitcode or 0)
 
-    def _on_ready(self, **_: Any) -> None:
+    def _on_ready(self, sender: PatientConsumer, **_: Any) -> None:
+        self._consumer = sender
         self._is_consuming.set()
+        self._on_found(self._models.models)
         self._heartbeat.beat_soon()
         for model in self._models.loaded:
             self._on_loaded(model)
+
+    def _on_found(self, models: Sequence[str]) -> None:
+        self._heartbeat.beat_soon()
+        if self._consumer is not None:  # else it will see them when it is ready
+            for model in models:
+                self._consumer.also_take(keys.permits(model))
 
     def _on_loaded(self, model: str) -> None:
         # A loaded model is of no use before Celery takes permits.
@@ -203,6 +218,8 @@ class Worker:
 
     def _leave_quietly(self) -> None:
         self._runner.drain()
+        if self._finder is not None:
+            self._finder.stop()
         self._loader.stop()
         self._models.stop()
         self._heartbeat.stop()
@@ -230,6 +247,7 @@ class Worker:
             models={} if self._is_leaving.is_set() else self._announcements(),
             gpu_memory=self._models.gpu_memory(),
             vitals=self._vital_signs.read(self._models.backends()),
+            found=self._models.found,
             scorers={} if self._is_leaving.is_set() else self._roster.announced,
         )
 
@@ -288,6 +306,10 @@ def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare)
         from worker.backends.upstream import UpstreamBackend
 
         return UpstreamBackend(entry, settings, OpenAIWire(), _key_for(entry, settings))
+    if entry.backend == "ollama":
+        from worker.backends.upstream import UpstreamBackend
+
+        return UpstreamBackend(entry, settings, _ollama_wire(settings), _key_for(entry, settings))
     # Imported here: the import of torch takes seconds, and bad settings are told before it.
     from worker.backends.embedding import EmbeddingBackend
 
@@ -302,9 +324,25 @@ def _create_backend(entry: CatalogEntry, settings: Settings, share: MemoryShare)
     )
 
 
+_OLLAMA_WIRES: dict[int | None, OllamaWire] = {}
+
+
+def _ollama_wire(settings: Settings) -> OllamaWire:
+    """One for all models: what a server tells of itself is asked for once."""
+    return _OLLAMA_WIRES.setdefault(settings.ollama_num_ctx, OllamaWire(settings.ollama_num_ctx))
+
+
+def _finder_for(
+    settings: Settings, models: ModelRegistry, on_found: Callable[[Sequence[str]], None]
+) -> ModelFinder | None:
+    if not settings.finds_models:
+        return None
+    return ModelFinder(models, settings, _ollama_wire(settings), on_found)
+
+
 def _key_for(entry: CatalogEntry, settings: Settings) -> str | None:
     if entry.api_key_env is None:
-        return settings.openai_api_key
+        return settings.openai_api_key if entry.backend == "openai" else None
     key = os.environ.get(entry.api_key_env)
     if key is None:
         raise ModelLoadError(f"Model loading failed: {entry.api_key_env} is not set for its worker")

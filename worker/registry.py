@@ -35,6 +35,8 @@ class _Slot:
 
     entry: CatalogEntry
     is_of_the_start: bool
+    is_found: bool = False
+    is_gone: bool = False
     host: EngineHost | None = None
     is_held: bool = False
     yields_to: JobClass | None = None
@@ -76,6 +78,19 @@ class _Slot:
             is_yielding=self.yields_to is not None,
             first_running=first_running,
             first_waiting=next((c for c in JOB_CLASSES if waiting.get(c)), None),
+            is_found=self.is_found,
+        )
+
+    def note_there(self) -> None:
+        """It is on its servers again: whatever was wrong may be so no more."""
+        self.is_gone, self.error, self.num_failures = False, None, 0
+        self.retry_s, self.retry_at_s = FIRST_RETRY_S, 0.0
+
+    def note_gone(self) -> None:
+        self.is_gone = True
+        self.error = ModelLoadError(
+            f"Model loading failed: the Ollama server has no model {self.entry.source} any more; "
+            f"`ollama pull {self.entry.source}` gets it"
         )
 
     def announcement(self, is_consuming: bool) -> ServedModel:
@@ -117,11 +132,55 @@ class ModelRegistry:
         rooms = sorted((entry.max_batch_size for entry in entries), reverse=True)
         self.num_slots = sum(rooms[: self.capacity])
         """Jobs that can run at once, whichever models are loaded."""
+        self._found: frozenset[str] | None = None
 
     @property
     def models(self) -> list[str]:
         """Their ids."""
         return list(self._slots)
+
+    @property
+    def found(self) -> tuple[str, ...] | None:
+        """Models that were found on other servers besides; None: nobody has looked yet."""
+        with self._lock:
+            slots = self._slots.items()
+            found = tuple(m for m, slot in slots if slot.is_found and not slot.is_gone)
+            return None if self._found is None else found
+
+    def note_found(self, entries: Sequence[CatalogEntry]) -> list[str]:
+        """Serve the models that were found on other servers, and no others that were before.
+
+        Jobs of one that is not there any more are failed.
+
+        Returns:
+            Those that were not served before.
+        """
+        with self._lock:
+            there = frozenset(entry.model for entry in entries)
+            new = [entry for entry in entries if entry.model not in self._slots]
+            slots = {
+                entry.model: _Slot(entry, is_of_the_start=True, is_found=True) for entry in new
+            }
+            self._slots = self._slots | slots  # whoever reads it without the lock has the old one
+            for model, slot in self._slots.items():
+                if model in there - (self._found or frozenset()):
+                    slot.note_there()
+                elif slot.is_found and model not in there:
+                    slot.note_gone()
+            self._found = there
+            return list(slots)
+
+    def lost(self) -> list[str]:
+        """Loaded models whose servers do not have them any more."""
+        with self._lock:
+            slots = self._slots.items()
+            return [m for m, s in slots if s.host is not None and s.host.backend.is_lost]
+
+    @property
+    def has_room_for_all(self) -> bool:
+        """Whether all models can be loaded at once."""
+        with self._lock:
+            return self.capacity >= sum(not slot.is_found for slot in self._slots.values())
 
     def entry(self, model: str) -> CatalogEntry:
         """What the settings say of a model."""
@@ -215,6 +274,7 @@ class ModelRegistry:
             return [
                 slot.view(waiting.get(model, {}), first_running.get(model))
                 for model, slot in self._slots.items()
+                if not (slot.is_gone and slot.host is None)
             ]
 
     @property

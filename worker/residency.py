@@ -3,6 +3,7 @@
 Knows neither clocks nor Redis nor backends: what it decides from is handed in.
 
 The rules, first come first:
+* A model that was found on other servers takes no room, and is loaded at once.
 * At the start, the first models are loaded, as many as there is room for, in their order.
 * A model whose jobs wait is loaded: first those that have waited for their patience, which is
   `SWAP_AFTER_S` or `LOADS_PER_SWAP` times as long as the model takes to load, then by the highest
@@ -71,6 +72,7 @@ class ModelView:
         retry_at_s: It is not loaded before this.
         was_tried: It has been loaded, or could not be.
         has_failed: Its last load failed.
+        is_found: Other servers run it, and it was found there: it takes no room.
     """
 
     model: str
@@ -85,6 +87,7 @@ class ModelView:
     retry_at_s: float = 0.0
     was_tried: bool = False
     has_failed: bool = False
+    is_found: bool = False
     is_yielding: bool = False
     first_running: JobClass | None = None
     first_waiting: JobClass | None = None
@@ -120,6 +123,10 @@ class Residency:
 
     def next_step(self, views: Sequence[ModelView], now_s: float) -> Step | None:
         """What to do now; None: nothing. A step has been done before the next one is asked for."""
+        for view in views:
+            if view.is_found and not view.is_loaded and view.retry_at_s <= now_s:
+                return Step("load", view.model)
+        views = [view for view in views if not view.is_found]
         self._note_waiting(views, now_s)
         wanted = self._next_wanted([view for view in views if not view.is_loaded], now_s)
         held = next((view for view in views if view.is_held), None)

@@ -51,7 +51,7 @@ class LineAnswers:
         for record in records:
             if failure := failure_of(record, call.job.params):
                 raise failure
-        model = self._catalog.resolve(call.job.model).model
+        model = records[0].model  # it may not be there any more
         card = await self._poller.card(model)
         head = Head(
             call.id_prefix + group_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from common import keys
 from common.connection import connect
@@ -17,9 +17,10 @@ from common.sampling import SamplingSpec
 from common.schemas import JobRecord, Outcome, Prompt
 from common.settings import Settings
 from tests.integration.submitting import submit
-from tests.scripted_upstream import MODEL, ScriptedUpstream
+from tests.scripted_upstream import MODEL
 from worker.backends.openai_wire import OpenAIWire
 from worker.backends.upstream import UpstreamBackend
+from worker.backends.wire import Wire
 from worker.held_jobs import HeldJobs
 from worker.host import EngineHost
 from worker.publisher import Publisher
@@ -30,11 +31,22 @@ TIMEOUT_S = 20
 RAW = Prompt(text="hi", raw=True)
 
 
+class HasUrl(Protocol):
+    """A server of the tests'."""
+
+    url: str
+
+
 class UpstreamWorker:
-    """Runs jobs of the model `m` on scripted servers."""
+    """Runs jobs of the model `m` on servers of the tests'."""
 
     def __init__(
-        self, url: str, *upstreams: ScriptedUpstream, name: str = "w", **more: Any
+        self,
+        url: str,
+        *upstreams: HasUrl,
+        name: str = "w",
+        wire: Wire | None = None,
+        **more: Any,
     ) -> None:
         settings = Settings(**({"upstream_retry_s": 10.0} | more))
         self.client = connect(url)
@@ -45,7 +57,7 @@ class UpstreamWorker:
         events = EventWriter(self.client)
         urls = tuple(upstream.url for upstream in upstreams)
         self.entry = CatalogEntry(MODEL, (), MODEL, "openai", "", "M", base_urls=urls)
-        self.backend = UpstreamBackend(self.entry, settings, OpenAIWire(), "secret")
+        self.backend = UpstreamBackend(self.entry, settings, wire or OpenAIWire(), "secret")
         self.host = EngineHost(self.backend, self.held)
         self.models = ModelRegistry([self.entry], 1)
         self.publisher = Publisher(self.held, events, self.claims, self.models.abort, self._note)

@@ -180,3 +180,74 @@ def test_only_a_model_beside_others_is_ever_crowded(models: ModelRegistry) -> No
         with models.use("a"):
             assert models.is_crowded("a")
         assert not alone.is_crowded("a")
+
+
+def found(model: str) -> CatalogEntry:
+    return CatalogEntry(model, (), model, "ollama", "", model)
+
+
+def test_before_anybody_has_looked_nothing_is_said_of_what_was_found(models: ModelRegistry) -> None:
+    assert models.found is None
+    models.note_found([])
+    assert models.found == ()
+
+
+def test_a_model_that_was_found_is_served_and_takes_none_of_the_room(
+    models: ModelRegistry, clock: Clock
+) -> None:
+    assert models.note_found([found("a"), found("x")]) == ["x"]
+    assert models.found == ("x",)
+    assert [view.model for view in models.views({}, {}) if view.is_found] == ["x"]
+    assert not models.has_room_for_all  # for a, b and c
+    models.put("x", host("x"), 1)
+    assert models.announcements(is_consuming=True)["x"].state == "ready"
+
+
+def test_a_model_that_is_found_no_more_fails_its_jobs_and_is_not_loaded_again(
+    models: ModelRegistry,
+) -> None:
+    models.note_found([found("x")])
+    models.note_found([])
+    assert models.found == ()
+    served = models.announcements(is_consuming=True)["x"]
+    assert served.state == "error"
+    assert "`ollama pull x`" in (served.reason or "")
+    assert [*models.errors()] == ["x"]
+    assert "x" not in [view.model for view in models.views({}, {})]
+
+
+def test_a_model_that_is_found_again_is_loaded_at_once(models: ModelRegistry, clock: Clock) -> None:
+    models.note_found([found("x")])
+    models.note_failure("x", ModelLoadError("no"))
+    models.note_found([])
+    assert models.note_found([found("x")]) == []
+    assert models.found == ("x",)
+    assert [*models.errors()] == []
+    assert {view.model: view.retry_at_s for view in models.views({}, {})}["x"] == 0
+
+
+def test_a_failure_of_a_model_that_stays_where_it_was_found_is_not_forgotten(
+    models: ModelRegistry,
+) -> None:
+    models.note_found([found("x")])
+    models.note_failure("x", ModelLoadError("no"))
+    models.note_found([found("x")])
+    assert [*models.errors()] == ["x"]
+
+
+def test_a_configured_model_that_appears_on_the_servers_is_tried_again_at_once(
+    models: ModelRegistry, clock: Clock
+) -> None:
+    models.note_found([])
+    models.note_failure("a", ModelLoadError("not pulled"))
+    models.note_found([found("a")])
+    assert [*models.errors()] == []
+    assert {view.model: view.retry_at_s for view in models.views({}, {})}["a"] == 0
+
+
+def test_a_loaded_model_whose_servers_have_it_no_more_is_lost(models: ModelRegistry) -> None:
+    backend = FakeBackend("a")
+    models.put("a", host("a", backend), 1)
+    assert models.lost() == []
+    backend.is_lost = True
+    assert models.lost() == ["a"]

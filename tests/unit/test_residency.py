@@ -293,3 +293,17 @@ def test_never_are_more_models_loaded_than_there_is_room_for(capacity: int) -> N
         elif step is not None:
             views[step.model] = loaded(step.model, num_waiting=1, is_held=True)
         assert sum(view.is_loaded for view in views.values()) <= capacity
+
+
+def test_a_model_that_was_found_is_loaded_at_once_whether_there_is_room_or_not() -> None:
+    residency = Residency(["a"], 1)
+    found = unloaded("x", is_found=True)
+    assert residency.next_step([loaded("a"), found], 0) == Step("load", "x")
+    late = unloaded("x", is_found=True, retry_at_s=5)
+    assert residency.next_step([loaded("a"), late], 0) is None
+    assert residency.next_step([loaded("a"), late], 5) == Step("load", "x")
+
+
+def test_a_model_that_was_found_leaves_the_room_to_the_others() -> None:
+    residency = Residency(["a"], 1)
+    assert residency.next_step([unloaded("a"), loaded("x", is_found=True)], 0) == Step("load", "a")

@@ -176,6 +176,11 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the model is gone for good: to load it again says why. Thread-safe."""
+        ...
+
     def new_card(self) -> ModelCard | None:
         """The card, where it has changed since it was last told. Thread-safe."""
         ...

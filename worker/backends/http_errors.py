@@ -14,7 +14,12 @@ from worker.backends.wire import MAX_MESSAGE_CHARS, UpstreamFailure, UpstreamRef
 MAX_ERROR_BYTES = 65_536
 MAX_RETRY_AFTER_S = 60.0
 _REFUSALS = (400, 404, 413, 422)
-_TOO_LONG = ("context_length_exceeded", "maximum context length", "exceed context window")
+_TOO_LONG = (
+    *("context_length_exceeded", "maximum context length", "exceed context window"),
+    # Ollama, by the engine that it runs the model with.
+    *("exceeds the context length", "exceeds the available context size"),
+    "longer than the context length",
+)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Knows nothing about HTTP or what the data means.
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 
 from worker.backends.wire import UpstreamFailure
 
@@ -28,7 +28,7 @@ async def read_events(parts: AsyncIterable[bytes]) -> AsyncGenerator[str]:
     """
     data: list[str] = []
     size = 0
-    async for line in _lines(parts):
+    async for line in read_lines(parts):
         if not line and data:
             yield "\n".join(data)
             data, size = [], 0
@@ -42,7 +42,12 @@ async def read_events(parts: AsyncIterable[bytes]) -> AsyncGenerator[str]:
         yield "\n".join(data)
 
 
-async def _lines(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
+async def read_lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[str]:
+    """The lines of a stream, without their ends.
+
+    Raises:
+        UpstreamFailure: A line is too long, or the bytes are no UTF-8.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held = ""
     try:
@@ -62,4 +67,4 @@ async def _lines(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
 
 def _check_size(size: int) -> None:
     if size > MAX_EVENT_CHARS:
-        raise UpstreamFailure("an event of its answer is too long")
+        raise UpstreamFailure("a part of its answer is too long")

@@ -189,6 +189,11 @@ class TransformersBackend:
         """Nothing that is loaded goes away; see the contract."""
         return None
 
+    @property
+    def is_lost(self) -> bool:
+        """Never: it is here."""
+        return False
+
     def new_card(self) -> ModelCard | None:
         """What is loaded stays as it is; see the contract."""
         return None

@@ -18,6 +18,7 @@ from functools import partial
 import httpx
 
 from common import __version__
+from common.errors import ModelLoadError
 from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 from common.settings import Settings
@@ -64,10 +65,16 @@ class UpstreamBackend:
         self._num_pieces = 0
 
     def load(self, say: Callable[[str], None]) -> tuple[ModelCard, None]:
-        """Look at the servers; where all are away, they are awaited while others load."""
+        """Look at the servers; where all are away, they are awaited while others load.
+
+        Raises:
+            ModelLoadError: They are there, and none has the model.
+        """
         # httpx tells each request at INFO, with its address.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         asyncio.run(self._look())
+        if self._pool.lacks_model:
+            raise ModelLoadError(f"Model loading failed: {self._pool.away}")
         card = self._card()
         if self._pool.away is None:
             self._told = card
@@ -102,6 +109,11 @@ class UpstreamBackend:
     def away(self) -> str | None:
         """Why no server can be asked; see the contract."""
         return self._pool.away
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the servers have the model no more; see the contract."""
+        return self._pool.lacks_model
 
     def new_card(self) -> ModelCard | None:
         """The card, where the servers tell something else than before; see the contract."""

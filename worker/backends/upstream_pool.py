@@ -33,6 +33,7 @@ class Upstream:
         name: For the log: host and port, and nothing secret.
         served: What it last told; None before it ever did.
         problem: Why it is ill; None where it is well.
+        is_missing: It is ill, for it does not have the model.
         num_running: Requests that it has from here.
         rests_until_s: It asked to be let alone until then, by the pool's clock.
     """
@@ -43,6 +44,7 @@ class Upstream:
         self.name = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
         self.served: Served | None = None
         self.problem: str | None = "it has not answered yet"
+        self.is_missing = False
         self.num_running = 0
         self.rests_until_s = 0.0
         self.look_again = asyncio.Event()
@@ -74,9 +76,16 @@ class UpstreamPool:
         problems = [upstream.problem for upstream in self.upstreams]
         if None in problems:
             return None
+        if self.lacks_model:
+            return f"The server that runs the model does not have it: {problems[0]}."
         if len(problems) == 1:
             return f"The server that runs the model is not there: {problems[0]}."
         return f"None of the {len(problems)} servers of the model is there: {problems[0]}."
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether all servers are there, and none has the model."""
+        return all(upstream.is_missing for upstream in self.upstreams)
 
     def choose(self, avoid: Upstream | None = None) -> Upstream | None:
         """The server to ask next; None where all are ill.
@@ -163,10 +172,10 @@ class UpstreamPool:
         if upstream.problem != failure.message:
             level = logging.ERROR if failure.is_denied else logging.WARNING
             log.log(level, "The server %s of model %s: %s", upstream.name, self._model, failure)
-        self._set(upstream, failure.message)
+        self._set(upstream, failure.message, is_missing=failure.is_missing)
 
-    def _set(self, upstream: Upstream, problem: str | None) -> None:
-        upstream.problem = problem
+    def _set(self, upstream: Upstream, problem: str | None, *, is_missing: bool = False) -> None:
+        upstream.problem, upstream.is_missing = problem, is_missing
         if self.away is None:
             self._is_anybody_well.set()
         else:

@@ -111,7 +111,8 @@ class UpstreamFailure(Exception):
         message: In a few words, without an address: `it is away`, `it answered 503`.
         is_away: Nobody answers there, or not with what such a server says: it is ill until a probe
             says otherwise.
-        is_denied: It refuses our key: only an operator can help.
+        is_denied: Only an operator can help: it refuses our key, or is too old.
+        is_missing: It has no such model, which goes with `is_denied`.
         retry_after_s: It asks to be let alone for so long.
     """
 
@@ -121,12 +122,14 @@ class UpstreamFailure(Exception):
         *,
         is_away: bool = False,
         is_denied: bool = False,
+        is_missing: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.is_away = is_away
         self.is_denied = is_denied
+        self.is_missing = is_missing
         self.retry_after_s = retry_after_s
 
 

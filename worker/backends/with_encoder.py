@@ -94,6 +94,11 @@ class BackendWithEncoder:
         """Of what generates; see the contract."""
         return self._inner.away
 
+    @property
+    def is_lost(self) -> bool:
+        """Of what generates; see the contract."""
+        return self._inner.is_lost
+
     def new_card(self) -> ModelCard | None:
         """Of what generates; see the contract."""
         return self._inner.new_card()

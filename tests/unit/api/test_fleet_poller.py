@@ -177,3 +177,40 @@ async def test_while_redis_is_away_nobody_is_absent(
         await poller.poll()
     clock.now_s += 60
     assert poller.absent_s("m") == 0
+
+
+def worker(*models: str, found: tuple[str, ...] | None) -> WorkerInfo:
+    served = {model: ServedModel("ready") for model in models}
+    return WorkerInfo("w", "h", 1, "1", "cpu", 1, 0, served, found=found)
+
+
+async def test_models_that_workers_found_are_told_and_looked_at(reader: Reader) -> None:
+    told: list[frozenset[str]] = []
+    poller = FleetPoller(cast(FleetReader, reader), ["m"], note_found=told.append)  # type: ignore[arg-type]
+    reader.workers = (worker("m", "x", found=("x",)), worker("m", found=("y",)))
+    await poller.poll()
+    assert told == [{"x", "y"}]
+    assert poller.absent_s("x") == 0
+
+
+async def test_while_no_worker_has_looked_what_was_found_before_holds(reader: Reader) -> None:
+    told: list[frozenset[str]] = []
+    poller = FleetPoller(cast(FleetReader, reader), ["m"], note_found=told.append)  # type: ignore[arg-type]
+    for workers in ((worker("m", found=("x",)),), (), (worker("m", found=None),)):
+        reader.workers = workers
+        await poller.poll()
+    assert told == [{"x"}]
+
+
+async def test_a_model_that_is_found_no_more_is_forgotten(reader: Reader) -> None:
+    told: list[frozenset[str]] = []
+    poller = FleetPoller(cast(FleetReader, reader), ["m"], note_found=told.append)  # type: ignore[arg-type]
+    for found in (("x",), ()):
+        reader.workers = (worker("m", found=found),)
+        await poller.poll()
+    assert told[-1] == frozenset()
+
+
+def test_what_a_worker_found_survives_its_announcement() -> None:
+    for found in (None, (), ("x", "y")):
+        assert WorkerInfo.unpack(worker("m", found=found).pack()).found == found

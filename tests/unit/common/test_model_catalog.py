@@ -99,3 +99,67 @@ def test_what_a_model_does_not_state_is_as_the_other_settings_have_it() -> None:
 def test_workers_serve_all_models_or_those_that_are_named() -> None:
     assert ids(several().served) == ["a", "b", "c"]
     assert ids(several(worker_models=["c", "bee"]).served) == ["b", "c"]
+
+
+def of_ollama(**settings: Any) -> ModelCatalog:
+    return ModelCatalog(Settings(model_backend="ollama", **settings))
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama2:latest"])
+def test_a_model_of_ollama_is_found_with_and_without_the_tag_that_nobody_has_to_say(
+    name: str,
+) -> None:
+    models = of_ollama(ollama_model=name)
+    assert (models.default.model, models.default.source) == ("llama2", "llama2")
+    for called in ("llama2", "llama2:latest", "default", None):
+        assert models.resolve(called) is models.default
+
+
+def test_a_model_of_ollama_with_another_tag_is_called_by_both_parts() -> None:
+    assert of_ollama(ollama_model="llama3:70b").default.names == ("default",)
+
+
+def test_models_that_were_found_are_offered_after_the_configured_one() -> None:
+    models = of_ollama()
+    models.note_found({"mistral", "llama2", "llama3:70b"})
+    assert models.models == ["llama2", "llama3:70b", "mistral"]
+    assert models.resolve("mistral:latest").source == "mistral"
+    assert models.resolve("mistral").backend == "ollama"
+
+
+def test_a_model_that_is_found_no_more_is_not_offered_any_more() -> None:
+    models = of_ollama()
+    models.note_found({"mistral"})
+    models.note_found(frozenset())
+    assert models.models == ["llama2"]
+    with pytest.raises(ModelNotFoundError):
+        models.resolve("mistral")
+
+
+@pytest.mark.parametrize(
+    ("settings", "finds"),
+    [
+        ({}, True),
+        ({"worker_models": ["llama2"]}, False),
+        ({"models": '[{"id": "a", "source": "llama2"}]'}, False),
+        ({"model_backend": "transformers"}, False),
+    ],
+)
+def test_models_are_looked_for_where_the_operator_names_none(
+    settings: dict[str, Any], finds: bool
+) -> None:
+    assert Settings(**({"model_backend": "ollama"} | settings)).finds_models == finds
+
+
+def test_a_model_of_several_may_be_ollamas() -> None:
+    models = of_ollama(
+        models='[{"id": "toy", "source": "baton-toy", "backend": "transformers"},'
+        ' {"id": "big", "source": "llama3:70b"}]',
+        ollama_base_url=["http://10.0.0.1:11434/"],
+    )
+    big = models.resolve("big")
+    assert (big.backend, big.source, big.base_urls) == (
+        "ollama",
+        "llama3:70b",
+        ("http://10.0.0.1:11434",),
+    )
