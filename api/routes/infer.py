@@ -19,6 +19,7 @@ from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import IdempotencyKeyHeader
 from api.infer_request import InferBody, infer_job
 from api.job_views import scores_of
+from api.json_route import JsonRoute
 from api.openai.failures import failure_of
 from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
@@ -35,11 +36,12 @@ _PREFER = {
     "example": "respond-async",
 }
 
-router = APIRouter(tags=["Score"])
+router = APIRouter(tags=["Score"], route_class=JsonRoute)
 
 
 @router.post(
     "/infer",
+    operation_id="infer",
     response_model=InferAnswer,
     summary="Score models for prompts, and wait",
     responses={

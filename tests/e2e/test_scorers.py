@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +120,16 @@ def test_a_task_survives_the_death_of_its_worker(start_service: Callable[..., Se
         "batch_size": 8,
     }
     few = infer(service, body | {"prompts": LARGE[:3]})
-    with service.http() as http, ThreadPoolExecutor(1) as threads:
-        asking = threads.submit(infer, service, body)
-        while not http.get("/v1/engine/stats").json()["active_requests"]:
-            assert not asking.done(), "it was answered before the worker could die"
+    with service.http() as http:
+        task = http.post("/infer", json=body, headers={"Prefer": "respond-async"}).json()
+        while http.get(task["status_url"]).json()["status"] != "processing":
+            assert service.process.poll() is None
         [worker] = service.pids("worker.main")
         os.kill(worker, signal.SIGKILL)
-        found = asking.result()
-        while http.get("/v1/engine/stats").json()["requests"]["resumed"] != 1:
-            assert service.process.poll() is None  # the gateway looks once a second
+        while (answer := http.get(task["result_url"])).status_code == 202:
+            assert service.process.poll() is None
+        result = answer.json()
+    assert result["metrics"]["attempts"] == 2
     for model in SKILLS:
-        assert len(found[model]) == len(LARGE)
-        assert found[model][:3] == pytest.approx(few[model], abs=1e-5)
+        assert len(result["scores"][model]) == len(LARGE)
+        assert result["scores"][model][:3] == pytest.approx(few[model], abs=1e-5)

@@ -329,7 +329,7 @@ async def test_a_client_that_hangs_up_cancels_its_task(
         await asyncio.to_thread(began.wait, 30)
         await hang_up(asking)
         [job_id] = job_ids(client)
-        await eventually(lambda: client.hget(keys.job(job_id), "cancel") == "1")
+        await eventually(lambda: client.hexists(keys.job(job_id), "cancel"))
     finally:
         go.set()
     await eventually(lambda: status_of(client, job_id) == "cancelled")
