@@ -7,7 +7,7 @@ but for the cache's, which are in tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from common.known_fields import of_known
@@ -66,10 +66,19 @@ class CacheUse:
     misses: int
     evictions: int
 
+    def after(self, earlier: CacheUse) -> CacheUse:
+        """The same with counts that go on from those of an earlier cache."""
+        return replace(
+            self,
+            hits=earlier.hits + self.hits,
+            misses=earlier.misses + self.misses,
+            evictions=earlier.evictions + self.evictions,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """One loaded model's engine.
+    """One loaded model's engine; what is counted is counted since the worker's start.
 
     Attributes:
         num_running: Sequences in the batch.
@@ -86,6 +95,19 @@ class EngineStats:
     num_tokens: int
     num_preempted: int
     cache: CacheUse | None = None
+
+    def after(self, earlier: EngineStats) -> EngineStats:
+        """The same with counts that go on from those of an earlier engine of the model."""
+        cache = self.cache
+        if cache is not None and earlier.cache is not None:
+            cache = cache.after(earlier.cache)
+        return replace(
+            self,
+            num_steps=earlier.num_steps + self.num_steps,
+            num_tokens=earlier.num_tokens + self.num_tokens,
+            num_preempted=earlier.num_preempted + self.num_preempted,
+            cache=cache,
+        )
 
 
 @dataclass(frozen=True, slots=True)

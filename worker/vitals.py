@@ -7,18 +7,34 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from common.vitals import GpuVitals, HostVitals, Vitals
+from common.vitals import EngineStats, GpuVitals, HostVitals, Vitals
 from worker.backends.base import Backend
 from worker.gpu import GpuProbe, torch_uuid
 
 LEAST_CPU_WINDOW_S = 1.0
 """Over less than this a share of the cores' time says nothing, and beats may follow closely."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told last of a model.
+
+    Attributes:
+        backend: Whose counts are in it.
+        before: What was told of those before that one.
+    """
+
+    backend: weakref.ref[Backend]
+    before: EngineStats | None
+    stats: EngineStats
 
 
 class VitalSigns:
@@ -40,6 +56,7 @@ class VitalSigns:
         self._process = psutil.Process()
         self._machine_id = machine_id()
         self._probe: GpuProbe | None = None
+        self._told: dict[str, _Told] = {}
         self._cpu_percent = 0.0
         self._cpu_times = cpu_times()
         self._cpu_read_s = self._began_s
@@ -52,7 +69,11 @@ class VitalSigns:
                 yet are left out.
         """
         stats = {model: backend.stats() for model, backend in backends.items()}
-        engines = {model: each for model, each in stats.items() if each is not None}
+        engines = {
+            model: self._going_on(model, backends[model], each)
+            for model, each in stats.items()
+            if each is not None
+        }
         return Vitals(
             uptime_s=round(self._clock() - self._began_s, 1),
             rss=self._process.memory_info().rss,
@@ -61,6 +82,16 @@ class VitalSigns:
             gpu=self._read_gpu({backends[model].device for model in engines}),
             engines=engines,
         )
+
+    def _going_on(self, model: str, backend: Backend, stats: EngineStats) -> EngineStats:
+        """A model that is loaded again counts on from what was told of it: no count goes back."""
+        told = self._told.get(model)
+        before = None if told is None else told.before
+        if told is not None and told.backend() is not backend:
+            before = told.stats
+        found = stats if before is None else stats.after(before)
+        self._told[model] = _Told(weakref.ref(backend), before, found)
+        return found
 
     def _read_host(self) -> HostVitals:
         now = self._clock()

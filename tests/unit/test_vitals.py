@@ -17,7 +17,7 @@ import pytest
 
 from common.fleet import ServedModel, WorkerInfo
 from common.sampling import SamplingSpec
-from common.vitals import GpuVitals, Vitals
+from common.vitals import CacheUse, EngineStats, GpuVitals, Vitals
 from tests.fakes import FakeBackend
 from worker import vitals
 from worker.backends.base import BackendJob
@@ -80,6 +80,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class CountingBackend(FakeBackend):
+    """Tells as many steps, tokens, hits and so on as it is made with."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def stats(self) -> EngineStats:
+        count = self.count
+        cache = CacheUse(100, 7, 8, 9, 10, hits=count, misses=count + 1, evictions=count + 2)
+        return EngineStats(1, 2, count, count, count, cache)
 
 
 class GpuBackend(FakeBackend):
@@ -263,3 +276,18 @@ def test_the_fake_library_has_only_what_the_real_one_has() -> None:
             parameters = list(inspect.signature(real.__dict__[name]).parameters)
             asked = list(inspect.signature(getattr(FakeNvml, name)).parameters)
             assert len(parameters) >= len(asked) - 1
+
+
+def test_the_counts_of_a_model_go_on_when_it_is_loaded_again() -> None:
+    signs, first, second = VitalSigns(), CountingBackend(5), CountingBackend(3)
+    signs.read({"m": first})
+    signs.read({"m": first})
+    assert signs.read({}).engines == {}
+    assert signs.read({"m": second}).engines["m"].num_steps == 8
+    second.count = 9
+    assert signs.read({"m": second, "other": CountingBackend(1)}).engines == {
+        "m": EngineStats(
+            1, 2, 14, 14, 14, CacheUse(100, 7, 8, 9, 10, hits=14, misses=16, evictions=18)
+        ),
+        "other": CountingBackend(1).stats(),
+    }
