@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -193,6 +194,36 @@ def known_names(models: str | None, model_name: str) -> list[str]:
     if models is None:
         return [Source.of(model_name).model, model_name, DEFAULT_ALIAS]
     return [name for entry in read_entries(models) for name in (entry.id, *entry.aliases)]
+
+
+def check_servers(
+    models: str | None,
+    model_backend: BackendName,
+    servers: Mapping[BackendName, Sequence[str] | None],
+) -> None:
+    """Check that every model that other servers run has one, and no fields of another backend.
+
+    Args:
+        models: The setting.
+        model_backend: The setting.
+        servers: Of each such backend, by its own setting, `OPENAI_BASE_URL`.
+
+    Raises:
+        ValueError: As `read_entries`; or a server or a field is wrong.
+    """
+    wanted = [(model_backend, f"MODEL_BACKEND={model_backend}")] if models is None else []
+    for entry in read_entries(models) if models is not None else ():
+        backend = entry.backend or model_backend
+        entry.check_backend(backend)
+        if not entry.base_urls:
+            wanted.append((backend, f"the model {entry.id!r} has the backend {backend} and"))
+    for backend, who in wanted:
+        if backend in UPSTREAM_BACKENDS and not servers.get(backend):
+            setting = f"{backend.upper()}_BASE_URL"
+            raise ValueError(
+                f"{setting}: {who} needs the address of a server. "
+                f"Example: {setting}=http://127.0.0.1:8080/v1"
+            )
 
 
 def read_entries(text: str) -> tuple[ModelEntry, ...]:

@@ -22,6 +22,7 @@ from common.model_entries import (
     BackendName,
     DtypeName,
     check_base_url,
+    check_servers,
     known_names,
     read_entries,
 )
@@ -362,18 +363,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_upstreams(self) -> Self:
-        wanted = [(self.model_backend, "MODEL_BACKEND=openai")] if self.models is None else []
-        for entry in read_entries(self.models) if self.models is not None else ():
-            backend = entry.backend or self.model_backend
-            entry.check_backend(backend)
-            if not entry.base_urls:
-                wanted.append((backend, f"the model {entry.id!r} has the backend {backend} and"))
-        for backend, who in wanted:
-            if backend == "openai" and not self.openai_base_url:
-                raise ValueError(
-                    f"OPENAI_BASE_URL: {who} needs the address of a server. "
-                    "Example: OPENAI_BASE_URL=http://127.0.0.1:8080/v1"
-                )
+        check_servers(self.models, self.model_backend, {"openai": self.openai_base_url})
         return self
 
     @field_validator("ollama_base_url")
