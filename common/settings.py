@@ -363,7 +363,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_upstreams(self) -> Self:
-        check_servers(self.models, self.model_backend, {"openai": self.openai_base_url})
+        servers: dict[BackendName, list[str] | None] = {
+            "openai": self.openai_base_url,
+            "ollama": self.ollama_base_url,
+        }
+        check_servers(self.models, self.model_backend, servers)
         return self
 
     @field_validator("ollama_base_url")

@@ -288,7 +288,7 @@ def test_permits_of_a_model_that_was_found_are_taken_again_after_redis_was_away(
     health_when(front, offers("llama2", "mistral"))
     [redis] = front.pids("redis-server")
     os.kill(redis, signal.SIGKILL)
-    health_when(front, lambda health: not health["redis_connected"])
+    front.wait_for("Redis is back; permits are taken again")
     health_when(front, lambda health: health["status"] == "healthy")
     assert front.result(front.submit(**STORY, model="mistral"))["status"] == "completed"
 
