@@ -16,6 +16,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -207,11 +208,16 @@ class OllamaServer:
         watch = asyncio.create_task(self._watch(reader, number))
         try:
             await self._stream(_Chunks(writer, self.part), path, body, prompt, turn)
+        except ConnectionError:  # a write may notice it before the watch does
+            if not watch.done():
+                self.left.put(number)
+            raise
         finally:
             watch.cancel()
 
     async def _watch(self, reader: asyncio.StreamReader, number: int) -> None:
-        await reader.read()
+        with suppress(ConnectionError):
+            await reader.read()
         self.left.put(number)
 
     async def _stream(
