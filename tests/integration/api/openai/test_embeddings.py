@@ -356,7 +356,7 @@ async def test_without_a_worker_a_request_is_refused_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     HandWorker(client, settings).publish(CARD)
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 0.2)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 0.2)
     async with openai_client(live.url) as openai:
         with pytest.raises(sdk.APIStatusError) as raised:
             await openai.embeddings.create(model=MODEL, input="a")
