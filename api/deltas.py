@@ -1,7 +1,7 @@
 """What a job's choices gain, batch by batch, to the job's end.
 
 Where a watch is cut because its client reads slowly, it is opened again after the last event that
-was taken: what is streamed of it cannot be resumed by its client. A worker's death is not seen here.
+was taken: its client cannot resume what is streamed of it. A worker's death is not seen here.
 """
 
 from __future__ import annotations
