@@ -20,6 +20,7 @@ from api.files import Files
 from api.fleet_poller import FleetPoller
 from api.grammar_checker import GrammarChecker
 from api.http_metrics import HttpMetrics
+from api.job_specs import SpecMaker
 from api.limits import Limits
 from api.object_store import ObjectStore
 from api.openai.call_maker import CallMaker
@@ -95,9 +96,8 @@ class Gateway:
         watcher, forgetting = Watcher(redis), Forgetting(redis)
         scorers = Scorers(poller, fleet, catalog)
         router = Router(catalog, jobs, poller, scorers, watcher, canceller, forgetting)
-        submitter = Submitter(
-            settings, catalog, jobs, poller, tokenizers, grammars, scorers, router
-        )
+        maker = SpecMaker(settings, catalog, poller, tokenizers, grammars, scorers, router)
+        submitter = Submitter(settings, jobs, poller, maker)
         files = Files(FileRecords(redis), ObjectStore.at(settings))
         batches = Batches(redis, settings.lease_s)
         answers = LineAnswers(catalog, jobs, poller, tokenizers, canceller)

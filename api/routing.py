@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Mapping
 
 from api.cancelling import Canceller
+from api.failures import failure_of
 from api.fleet_poller import FleetPoller
 from api.job_request import JobRequest, RouterSpec
-from api.openai.failures import failure_of
 from api.scorers import Scorers
 from api.watcher import Watcher
 from common.errors import EngineTimeoutError, InternalError, InvalidRequestError

@@ -13,12 +13,12 @@ from contextlib import aclosing
 
 from starlette.types import Scope
 
+from api.deltas import JobDeltas
 from api.error_handlers import internal_error, native_body
 from api.gateway import Gateway
-from api.openai.deltas import JobDeltas
-from api.openai.merging import merged
-from api.openai.waiting import CHECK_S, check_workers
+from api.merging import merged
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
+from api.waiting import CHECK_S, check_workers
 from common.errors import InternalError, RequestError
 
 DONE = frame({"done": True})

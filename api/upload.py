@@ -13,7 +13,13 @@ FORM_BYTES = 64 << 10
 CHUNK_BYTES = 1 << 20
 
 
-_LIMITS = {"/v1/files": MAX_FILE_BYTES + FORM_BYTES, "/infer": 16 << 20}
+# 300,000 tokens (`MAX_INPUT_TOKENS`) have 14 bytes each in 4 MiB: an id has up to eight with its
+# comma and space, a token's text five at the mean, and more where it is escaped.
+_LIMITS = {
+    "/v1/files": MAX_FILE_BYTES + FORM_BYTES,
+    "/v1/embeddings": 4 << 20,
+    "/infer": 16 << 20,
+}
 
 
 def body_limit(path: str) -> int:

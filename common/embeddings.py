@@ -29,8 +29,12 @@ Input = str | tuple[int, ...]
 
 
 def pack_inputs(inputs: Sequence[Input]) -> str:
-    """JSON: a list of texts and of lists of token ids."""
-    return json.dumps(inputs, separators=(",", ":"), ensure_ascii=False)
+    """JSON: a list of texts and of lists of token ids.
+
+    One input at a time, so that in a thread others get their turn in between.
+    """
+    packed = [json.dumps(each, separators=(",", ":"), ensure_ascii=False) for each in inputs]
+    return f"[{','.join(packed)}]"
 
 
 def unpack_inputs(packed: str) -> tuple[Input, ...]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Literal, Self, cast
 
 from redis.exceptions import NoPermissionError
@@ -91,7 +92,7 @@ class Fleet:
     """A snapshot of the service, over all gateways and workers.
 
     Attributes:
-        queued: Waiting jobs of each model.
+        queued: Waiting jobs of each model that was asked for, and of each other that has some.
         running: Jobs under a lease, whether their worker lives or not.
         counters: Ever-growing counts: `jobs:<state>`, `generation_tokens`, `prompt_tokens`.
         memory_used: Bytes that Redis uses; 0 where it does not tell.
@@ -194,11 +195,8 @@ class FleetWriter:
         """
         with translated_errors():
             pipe = self._client.pipeline(transaction=False)
-            for model in models:
-                for job_class in JOB_CLASSES:
-                    pipe.zcard(keys.ready(model, job_class))
-            counts = iter(pipe.execute())
-        return {model: {c: int(next(counts)) for c in JOB_CLASSES} for model in models}
+            _count_lines(pipe, models)
+            return _lines(models, pipe.execute())
 
 
 class FleetReader:
@@ -220,16 +218,16 @@ class FleetReader:
             pipe.hgetall(keys.COUNTERS)
             pipe.info("memory")
             pipe.smembers(keys.MODELS)
-            for model in models:
-                for job_class in JOB_CLASSES:
-                    pipe.zcard(keys.ready(model, job_class))
+            _count_lines(pipe, models)
             answers = await pipe.execute(raise_on_error=False)
             if isinstance(answers[3], NoPermissionError):
                 answers[3] = {"used_memory": 0}
             ids, running, counters, memory, known, *counts = _without_errors(answers)
-            packed, tallies = await self._details(ids, known)
-        lengths = iter(counts)
-        queued = {model: {c: int(next(lengths)) for c in JOB_CLASSES} for model in models}
+            # Jobs may wait for a model that is not configured any more, or not here.
+            others = sorted(set(known).difference(models))
+            packed, tallies, stray = await self._details(ids, known, others)
+        queued = _lines(models, counts)
+        queued |= {m: lines for m, lines in _lines(others, stray).items() if any(lines.values())}
         return Fleet(
             workers=tuple(WorkerInfo.unpack(str(p)) for p in packed if p is not None),
             queued={model: sum(lines.values()) for model, lines in queued.items()},
@@ -242,17 +240,19 @@ class FleetReader:
         )
 
     async def _details(
-        self, worker_ids: Sequence[str], models: Collection[str]
-    ) -> tuple[list[str | None], dict[str, Tally]]:
-        """What the workers announce, and the tallies of the models, in one round trip."""
+        self, worker_ids: Sequence[str], models: Collection[str], others: Sequence[str]
+    ) -> tuple[list[str | None], dict[str, Tally], list[int]]:
+        """What the workers announce, the tallies of the models, and the lines of some of them."""
         pipe = self._client.pipeline(transaction=False)
         for worker_id in worker_ids:
             pipe.get(keys.worker(worker_id))
         for model in models:
             pipe.hgetall(keys.tallies(model))
-        answers = await pipe.execute()
-        tallies = zip(models, map(read_tally, answers[len(worker_ids) :]), strict=True)
-        return answers[: len(worker_ids)], {model: tally for model, tally in tallies if tally.jobs}
+        _count_lines(pipe, others)
+        answers = iter(await pipe.execute())
+        packed = list(islice(answers, len(worker_ids)))
+        tallies = {model: read_tally(next(answers)) for model in models}
+        return packed, {m: tally for m, tally in tallies.items() if tally.jobs}, list(answers)
 
     async def card(self, model: str) -> ModelCard | None:
         """The card of a model, or None where no worker has ever loaded it."""
@@ -284,6 +284,19 @@ class FleetReader:
         if text is None:
             raise KeyError(sha256)
         return str(text)
+
+
+def _count_lines(pipe: Any, models: Sequence[str]) -> None:
+    """Ask for the jobs in line of each model and class."""
+    for model in models:
+        for job_class in JOB_CLASSES:
+            pipe.zcard(keys.ready(model, job_class))
+
+
+def _lines(models: Sequence[str], counts: Sequence[int]) -> dict[str, dict[JobClass, int]]:
+    """The answers to `_count_lines`."""
+    left = iter(counts)
+    return {model: {c: int(next(left)) for c in JOB_CLASSES} for model in models}
 
 
 def _without_errors(answers: list[Any]) -> list[Any]:

@@ -34,6 +34,7 @@ from common.errors import (
 )
 from common.schemas import JobRecord, JobSpec, JobStatus, Outcome, group_of
 from common.settings import Settings
+from common.submit_args import submit_args
 
 QUEUE_FULL_RETRY_S = 5.0
 RATE_EXCEEDED = "Rate limit exceeded"
@@ -120,7 +121,7 @@ class Submissions:
         first = specs[0]
         group_id = first.job_id if len(specs) == 1 else group_of(first.job_id)
         place = (group_id, first.key_id, first.model, first.job_class)
-        submitted = await self._submitted(place, idempotency, _flat(specs), is_rated)
+        submitted = await self._submitted(place, idempotency, await submit_args(specs), is_rated)
         assert submitted is not None
         return submitted
 
@@ -403,15 +404,6 @@ class Claims:
 
 class FencedError(Exception):
     """The job has ended or belongs to another claim: stop working on it."""
-
-
-def _flat(specs: Sequence[JobSpec]) -> list[str]:
-    """For each job its id, the number of fields, and field, value, ..."""
-    flat: list[str] = []
-    for spec in specs:
-        fields = spec.to_fields()
-        flat += [spec.job_id, str(len(fields)), *(part for pair in fields.items() for part in pair)]
-    return flat
 
 
 def _replayed(earlier: list[str]) -> Replayed:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from api.cancelling import Canceller
+from api.failures import failure_of
 from api.fleet_poller import FleetPoller
 from api.job_request import JobRequest
 from api.openai.answer import Head, fingerprint_of
 from api.openai.calls import Call
-from api.openai.failures import failure_of
 from api.tokenizers import Tokenizers
 from common.errors import InternalError, NotFoundError, TaskExpiredError
 from common.job_store import Submissions

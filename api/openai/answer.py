@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from api.openai.deltas import ChoiceDelta
+from api.deltas import ChoiceDelta
 from common.model_card import ModelCard
 from common.schemas import JobRecord
 

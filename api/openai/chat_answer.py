@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from api.deltas import ChoiceDelta
 from api.job_views import routing_of
 from api.openai.answer import Head
 from api.openai.called_tools import CalledTools
-from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import chat_logprobs
 from api.openai.shown_tokens import ShownTokens
 from api.openai.usage import performance_of, usage_of

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.deltas import ChoiceDelta
 from api.job_views import routing_of
 from api.openai.answer import Head
-from api.openai.deltas import ChoiceDelta
 from api.openai.logprobs import CompletionLogprobs, joined
 from api.openai.shown_tokens import ShownTokens, Tokens
 from api.openai.usage import performance_of, usage_of

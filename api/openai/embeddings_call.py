@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from api.deltas import ChoiceDelta
 from api.job_request import JobRequest
 from api.openai.answer import Head
-from api.openai.deltas import ChoiceDelta
 from api.openai.embeddings_request import EmbeddingsRequest
 from api.openai.fields import CallBody
 from api.tokenizers import Tokenizers

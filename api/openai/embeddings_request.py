@@ -23,6 +23,7 @@ def _read_inputs(value: object) -> tuple[Input, ...]:
     if isinstance(value, list) and not _are_ids(value):
         if len(value) > MAX_INPUTS:
             raise ValueError(f"must hold at most {MAX_INPUTS} inputs")
+        _check_total(sum(len(each) for each in value if isinstance(each, list)))
         form = type(value[0])
         return tuple(_read(each, form, f"; input[{i}] is wrong") for i, each in enumerate(value))
     return () if value == [] else (_read(value, type(value), ""),)
@@ -41,10 +42,21 @@ def _read(value: Any, form: type, which: str) -> Input:
         except UnicodeEncodeError:
             raise ValueError(f"must be Unicode without lone surrogates{which}") from None
         return value
-    # `True` is an int to Python, and no token id.
-    if not all(type(i) is int and 0 <= i <= MAX_TOKEN_ID for i in value):
+    _check_total(len(value))
+    # By type: `True` is an int to Python, and no token id. No loop here: there may be 300,000.
+    if not set(map(type, value)) <= {int} or (value and not _are_in_range(value)):
         raise ValueError(f"must hold whole numbers from 0 where it holds token ids{which}")
     return tuple(value)
+
+
+def _are_in_range(ids: list[int]) -> bool:
+    return min(ids) >= 0 and max(ids) <= MAX_TOKEN_ID
+
+
+def _check_total(num_tokens: int) -> None:
+    """Before each of them is looked at, which takes as long as there are many."""
+    if num_tokens > MAX_INPUT_TOKENS:
+        raise ValueError(f"must have at most {MAX_INPUT_TOKENS} tokens in all; got {num_tokens}")
 
 
 _TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}

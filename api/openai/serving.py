@@ -15,16 +15,16 @@ from typing import Any
 
 from starlette.types import Scope
 
+from api.deltas import ChoiceDelta, JobDeltas
 from api.error_handlers import internal_error, openai_body
+from api.failures import failure_of
 from api.gateway import Gateway
+from api.merging import merged
 from api.openai.answer import Answer, Head, fingerprint_of
 from api.openai.calls import Call
-from api.openai.deltas import ChoiceDelta, JobDeltas
-from api.openai.failures import failure_of
-from api.openai.merging import merged
-from api.openai.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
 from api.submission import Accepted
+from api.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from common.errors import InternalError, ModelNotFoundError, RequestError
 from common.schemas import JobRecord
 

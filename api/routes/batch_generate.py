@@ -21,7 +21,6 @@ from api.idempotency import IdempotencyKeyHeader
 from api.job_request import batch_generate_request, generate_request
 from api.job_views import result_view
 from api.json_route import JsonRoute
-from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
 from api.routes.generate import POLL_AFTER_S
 from api.schemas import BatchGenerateRequest, GenerateRequest
@@ -30,6 +29,7 @@ from api.stream_answers import DoneEvent, ErrorEvent, TokenEvent, event_stream
 from api.submission import Accepted
 from api.submitting import headers_of, submitted, task_links
 from api.token_stream import TokenStream
+from api.waiting import wait_for_ends
 
 MESSAGE = "Your requests are being processed. Use each task_id to check status."
 _ERRORS = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)

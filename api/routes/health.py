@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from api.answers import Documented, HealthAnswer, LiveAnswer, ReadyAnswer
 from api.dependencies import GatewayDep
 from api.gateway import Gateway
+from api.service_health import health_of
 from common import __version__
 from common.fleet import Fleet
 
@@ -23,14 +22,15 @@ async def health(gateway: GatewayDep) -> JSONResponse:
     """Always 200.
 
     `unhealthy`: Redis is away, or no worker can load any model. `degraded`: tasks are accepted,
-    but those of some model are not run yet, or fail; `reason` names it. `state` and
-    `model_loaded` are those of the default model, `ready` also where it is loaded on demand.
+    but those of some model are not run yet, or fail, or wait for a model that is not configured any
+    more. `reason` names all that is wrong. `state` and `model_loaded` are those of the default
+    model, `ready` also where it is loaded on demand.
     """
     fleet, entry = gateway.poller.fleet, gateway.catalog.default
-    status, reason = _status(fleet, [each.model for each in gateway.catalog.entries])
+    health = health_of(fleet, gateway.catalog.models, gateway.settings)
     state = "error" if fleet is None else fleet.state(entry.model)
     body = {
-        "status": status,
+        "status": health.status,
         "state": "ready" if fleet is not None and fleet.can_run(entry.model) else state,
         "mode": "api_server",
         "version": __version__,
@@ -38,14 +38,14 @@ async def health(gateway: GatewayDep) -> JSONResponse:
         "model_loaded": state == "ready",
         "backend": entry.backend,
         "model": entry.model,
-        "available_models": [each.model for each in gateway.catalog.entries],
+        "available_models": gateway.catalog.models,
         "workers": 0 if fleet is None else len(fleet.workers),
         "gpu_memory": _gpu_memory(fleet),
         "queue": _queue(fleet, gateway),
         "uptime_seconds": round(gateway.uptime_s, 1),
     }
-    if reason is not None:
-        body["reason"] = reason
+    if health.reason is not None:
+        body["reason"] = health.reason
     return JSONResponse(body)
 
 
@@ -83,34 +83,6 @@ async def ready(gateway: GatewayDep) -> JSONResponse:
     is_ready = fleet is not None and any(fleet.can_run(each.model) for each in entries)
     body = {"ready": is_ready, "engine_connected": fleet is not None and bool(fleet.workers)}
     return JSONResponse(body, 200 if is_ready else 503)
-
-
-def _status(fleet: Fleet | None, models: Sequence[str]) -> tuple[str, str | None]:
-    """The whole service's status, and why it is not healthy."""
-    if fleet is None:
-        return "unhealthy", "Redis cannot be reached."
-    if not fleet.workers:
-        return "degraded", "No worker is running."
-    # Those that cannot be loaded come first: the others need no person.
-    ill = [model for model in models if fleet.state(model) == "error"]
-    ill += [model for model in models if fleet.state(model) == "loading"]
-    if not ill:
-        return "healthy", None
-    is_hopeless = all(fleet.state(model) == "error" for model in models)
-    reason = _why_not(fleet, ill[0])
-    if len(models) > 1:
-        reason = f"Model '{ill[0]}': {reason}"
-    return "unhealthy" if is_hopeless else "degraded", reason
-
-
-def _why_not(fleet: Fleet, model: str) -> str:
-    served = fleet.states(model)
-    if fleet.state(model) == "error":
-        return next((s.reason for s in served if s.reason), "No worker can load the model.")
-    away = fleet.away(model)
-    if away is not None:
-        return away
-    return "The model is loading." if served else "No worker serves the model."
 
 
 def _gpu_memory(fleet: Fleet | None) -> dict[str, int] | None:

@@ -14,18 +14,18 @@ from fastapi.responses import JSONResponse, Response
 from api.answering import CLIENT_CLOSED
 from api.answers import InferAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
+from api.failures import failure_of
 from api.gateway import Gateway
 from api.hang_up import ClientGoneError, until_hang_up
 from api.idempotency import IdempotencyKeyHeader
 from api.infer_request import InferBody, infer_job
 from api.job_views import scores_of
 from api.json_route import JsonRoute
-from api.openai.failures import failure_of
-from api.openai.waiting import wait_for_ends
 from api.prefer import is_async
 from api.routes.generate import accepted_answer
 from api.submission import Accepted
 from api.submitting import headers_of, submitted
+from api.waiting import wait_for_ends
 from common.errors import InternalError
 
 _PREFER = {

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 from common import keys
 from common.connection import SyncRedis, connect, translated_errors
+from common.fleet import WorkerInfo
 from common.invariants import permit_supply
 from common.invariants.findings import Finding, Look, Place, Violation
 from common.invariants.jobs import look_at_jobs
@@ -29,7 +31,10 @@ from common.invariants.keyspace import (
     look_at_streams,
     look_at_trials,
 )
+from common.model_catalog import ModelCatalog
+from common.schemas import JOB_CLASSES
 from common.settings import Settings
+from common.stranded import stranded, why_stranded
 
 PREFIX = "baton:"
 PAGE = 100
@@ -48,7 +53,7 @@ class Report:
     Attributes:
         num_jobs: Records that were looked at; one that Redis names twice counts twice.
         num_keys: All keys that were looked at, records included.
-        notes: What could not be checked, a sentence each.
+        notes: What could not be checked, and what waits for a person; a sentence each.
     """
 
     violations: tuple[Violation, ...]
@@ -96,6 +101,7 @@ class Checker:
             "or a gateway"
             for model in supplies.unwatched
         ]
+        notes += self._stranded()
         if len(found) > MOST_FINDINGS:
             notes.append(f"the check was broken off after {MOST_FINDINGS} findings")
         violations = (*self._confirmed(found[:MOST_FINDINGS]), *supplies.violations)
@@ -163,6 +169,39 @@ class Checker:
         if self._quiescent:
             return permit_supply.check_now(self._client, sorted(models))
         return permit_supply.watch(self._client, sorted(models), self._pause)
+
+    def _stranded(self) -> list[str]:
+        """Of each model with waiting jobs that these settings do not name and no worker serves."""
+        if not self._of_type([keys.MODELS]):
+            return []
+        workers = self._workers()
+        if self._settings.finds_models and all(worker.found is None for worker in workers):
+            return []  # nobody has looked which models there are
+        configured = ModelCatalog(self._settings).models
+        known = {*configured, *(model for worker in workers for model in worker.models)}
+        with translated_errors():
+            models: Any = self._client.smembers(keys.MODELS)
+        queued = {model: self._num_waiting(model) for model in models if model not in known}
+        waiting = stranded(queued, known).items()
+        return [why_stranded(model, num_jobs, self._settings) for model, num_jobs in waiting]
+
+    def _workers(self) -> list[WorkerInfo]:
+        with translated_errors():
+            ids: Any = self._entries(keys.WORKERS) if self._of_type([keys.WORKERS]) else ()
+            places = self._of_type([keys.worker(worker_id) for worker_id in ids])
+            packed = [self._client.get(place) for place in places]
+        workers = []
+        for each in packed:
+            # One that cannot be read tells of no model.
+            with suppress(ValueError, TypeError, AttributeError):
+                workers.append(WorkerInfo.unpack(str(each)))
+        return workers
+
+    def _num_waiting(self, model: str) -> int:
+        lines = self._of_type([keys.ready(model, job_class) for job_class in JOB_CLASSES])
+        with translated_errors():
+            lengths: list[Any] = [self._client.zcard(line) for line in lines]
+        return sum(lengths)
 
     def _keys(self) -> Iterator[str]:
         yield from self._scan(lambda cursor: self._client.scan(cursor, f"{PREFIX}*", PAGE))

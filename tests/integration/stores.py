@@ -22,8 +22,8 @@ KEY = "key-a"
 
 
 def settings(**changes: Any) -> Settings:
-    limits = {"rate_limit_per_minute": 60_000, "rate_limit_burst": 1000}
-    return Settings(**(limits | changes))
+    values = {"rate_limit_per_minute": 60_000, "rate_limit_burst": 1000, "model_name": MODEL}
+    return Settings(**(values | changes))
 
 
 def spec(job_class: JobClass = "normal", key_id: str = KEY, n: int = 1) -> JobSpec:

@@ -17,12 +17,12 @@ from common.connection import SyncRedis, connect, connect_async
 from common.errors import QueueFullError
 from common.event_stream import Append, EventWriter
 from common.events import TokenEvent
-from common.invariants import Kind
+from common.invariants import Checker, Kind
 from common.job_store import Claim, Claims, FencedError, Submissions
 from common.reaping import Reaping
 from common.schemas import ChoiceResult, JobSpec, JobStatus, Outcome, member_ids
 from tests.integration.stored_jobs import StoredJobs, check, kinds, store_jobs
-from tests.integration.stores import KEY, MODEL, REVISION, Bench, settings, spec
+from tests.integration.stores import KEY, MODEL, REVISION, Bench, announcement, settings, spec
 
 
 @pytest.fixture
@@ -86,6 +86,28 @@ async def test_permits_that_nobody_could_top_up_are_noted_alone(jobs: StoredJobs
     assert report.violations == ()
     [note] = report.notes
     assert note.startswith(f"{MODEL}: permits are missing, and no reaper runs")
+
+
+async def test_jobs_of_a_model_that_nobody_knows_are_noted(jobs: StoredJobs) -> None:
+    """As `baton jobs check` runs once the model has been taken out of the settings."""
+
+    def pause(seconds: float) -> None:
+        jobs.bench.reap()
+
+    report = Checker(jobs.client, settings(model_name="another"), pause=pause).run()
+    assert report.violations == ()
+    assert report.notes == ("1 task waits for 'm', which is not configured (MODEL_NAME)",)
+
+
+async def test_jobs_of_a_model_that_a_worker_serves_are_not_noted(jobs: StoredJobs) -> None:
+    """Its settings are another's, as while they are being changed."""
+
+    def pause(seconds: float) -> None:
+        jobs.bench.reap()
+
+    jobs.bench.claims.heartbeat(announcement("ready"), [])
+    report = Checker(jobs.client, settings(model_name="another"), pause=pause).run()
+    assert (report.violations, report.notes) == ((), ())
 
 
 async def test_permits_that_claims_took_since_the_last_reap_are_not_missing(bench: Bench) -> None:

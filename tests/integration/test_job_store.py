@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from common import keys, permits
 from common.connection import AsyncRedis, SyncRedis
+from common.embeddings import Input, pack_inputs
 from common.errors import (
     QueueFullError,
     RateLimitError,
@@ -19,6 +23,7 @@ from common.errors import (
 from common.events import EndEvent, StreamEvent, TokenEvent
 from common.job_store import Holding
 from common.schemas import ChoiceResult, JobStatus, Outcome
+from common.submit_args import INLINE_SIZE
 from tests.integration.stores import KEY, MODEL, REVISION, Bench, announcement, spec
 
 
@@ -258,3 +263,24 @@ async def test_the_scripts_survive_that_redis_forgets_them(bench: Bench) -> None
 async def test_more_submissions_at_once_than_connections_wait_and_succeed(bench: Bench) -> None:
     await asyncio.gather(*(bench.submit() for _ in range(200)))
     assert (await bench.fleet.snapshot([MODEL])).num_queued == 200
+
+
+async def test_large_inputs_are_packed_beside_the_event_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def pack(inputs: Sequence[Input]) -> str:
+        threads.append(threading.current_thread())
+        return pack_inputs(inputs)
+
+    monkeypatch.setattr("common.schemas.pack_inputs", pack)
+    for inputs in (("a",), ("a" * INLINE_SIZE, "b")):
+        job = replace(spec(), prompt_ids=None, inputs=inputs)
+        await bench.submissions.submit(job)
+        record = await bench.submissions.find(job.job_id)
+        assert record is not None
+        assert record.inputs == inputs
+    small, large = threads
+    assert small is threading.main_thread()
+    assert large is not small

@@ -17,7 +17,7 @@ from common.connection import connect
 from common.errors import SettingsError
 from common.settings import Settings
 from tests.integration.stored_jobs import StoredJobs, store_jobs
-from tests.integration.stores import Bench
+from tests.integration.stores import MODEL, Bench
 from tests.redis_server import RedisServer
 
 CHECK = ["jobs", "check"]
@@ -28,6 +28,7 @@ def _no_settings_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("MODEL_NAME", MODEL)
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ async def test_a_sound_service_is_0_and_says_how_much_was_looked_at(
     shown = capsys.readouterr()
     assert shown.out.startswith("no violation in 3 jobs, ")
     assert shown.err == ""
+
+
+async def test_jobs_of_a_model_that_is_not_configured_are_told_and_no_violation(
+    jobs: StoredJobs,
+    redis_url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODEL_NAME", "baton-toy")
+    assert main([*CHECK, "--redis-url", redis_url]) == 0
+    note, last = capsys.readouterr().out.splitlines()
+    assert note == f"note: 1 task waits for '{MODEL}', which is not configured (MODEL_NAME)"
+    assert last.startswith("no violation in 3 jobs, ")
 
 
 async def test_violations_are_1_with_a_line_each(

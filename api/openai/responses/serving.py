@@ -17,14 +17,14 @@ from starlette.types import Scope
 
 from api.attendance import Visit
 from api.error_handlers import internal_error, openai_body
+from api.failures import failure_of
 from api.gateway import Gateway
-from api.openai.failures import failure_of
 from api.openai.responses.output import Event
 from api.openai.responses.reply import PARAMS, Reply
 from api.openai.responses.stream import NOTHING, ResponseStream
 from api.openai.responses.view import body_of
-from api.openai.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
+from api.waiting import CHECK_S, check_workers, may_begin, wait_for_ends
 from common.errors import RequestError, ShuttingDownError
 from common.schemas import JobRecord
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from api.deltas import ended_record, shutting_down
 from api.gateway import Gateway
-from api.openai.deltas import ended_record, shutting_down
 from api.openai.responses.events import ResponseEvents
 from api.openai.responses.output import Event
 from api.openai.responses.reply import Reply

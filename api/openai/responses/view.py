@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.failures import failure_of
 from api.gateway import Gateway
 from api.job_views import routing_of
 from api.openai.errors import error_type
-from api.openai.failures import failure_of
 from api.openai.logprobs import chat_logprobs
 from api.openai.responses.output import Logprob, Output
 from api.openai.responses.reply import PARAMS, PREFIX, Reply

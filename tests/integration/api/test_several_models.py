@@ -27,6 +27,7 @@ MODELS = [
 ON_DEMAND = ServedModel("unloaded")
 READY = ServedModel("ready")
 BROKEN = ServedModel("error", "no such folder")
+ALL_BROKEN = "; ".join(f"Model '{model}': no such folder" for model in (MODEL, "big", "encoder"))
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ async def test_a_model_that_makes_embeddings_does_not_generate(http: httpx.Async
         (ON_DEMAND, READY, READY, "healthy", "ready", False, None),
         (READY, READY, BROKEN, "degraded", "ready", True, "Model 'encoder': no such folder"),
         (BROKEN, READY, READY, "degraded", "error", False, f"Model '{MODEL}': no such folder"),
-        (BROKEN, BROKEN, BROKEN, "unhealthy", "error", False, f"Model '{MODEL}': no such folder"),
+        (BROKEN, BROKEN, BROKEN, "unhealthy", "error", False, ALL_BROKEN),
         (
             *(READY, ServedModel("loading"), READY),
             *("degraded", "ready", True, "Model 'big': The model is loading."),
@@ -170,6 +171,63 @@ async def test_a_model_that_no_live_worker_serves_is_told(
         "degraded",
         "Model 'big': No worker serves the model.",
     )
+
+
+async def test_health_names_all_that_is_wrong(
+    start_app: Start, settings: Settings, worker: HandWorker
+) -> None:
+    worker.announce("ready", big=BROKEN)
+    body = (await (await start_app(settings)).get("/health")).json()
+    assert (body["status"], body["reason"]) == (
+        "degraded",
+        "Model 'big': no such folder; Model 'encoder': No worker serves the model.",
+    )
+
+
+@pytest.fixture
+async def stray(http: httpx.AsyncClient, make_settings: Callable[..., Settings]) -> str:
+    """The id of a job of a model that was taken out of the settings afterwards."""
+    answer = await http.post("/generate", json={"prompt": "hello", "model": "big"})
+    assert answer.status_code == 202
+    return str(answer.json()["task_id"])
+
+
+async def test_jobs_of_a_model_that_was_taken_out_are_told_and_counted(
+    start_app: Start, make_settings: Callable[..., Settings], worker: HandWorker, stray: str
+) -> None:
+    worker.announce("ready")
+    http = await start_app(make_settings(models=json.dumps(MODELS[:1])))
+    body = (await http.get("/health")).json()
+    assert (body["status"], body["reason"], body["queue"]["size"]) == (
+        "degraded",
+        "1 task waits for 'big', which is not configured (MODELS).",
+        1,
+    )
+    assert (await http.get("/v1/engine/stats")).json()["queue"]["by_model"]["big"] == {
+        "high": 0,
+        "normal": 1,
+        "low": 0,
+    }
+    assert 'baton_num_requests_waiting{model="big"} 1.0' in (await http.get("/metrics")).text
+
+
+async def test_jobs_of_a_model_that_a_worker_with_other_settings_serves_are_only_counted(
+    start_app: Start, make_settings: Callable[..., Settings], worker: HandWorker, stray: str
+) -> None:
+    worker.announce("ready", big=READY)
+    http = await start_app(make_settings(models=json.dumps(MODELS[:1])))
+    body = (await http.get("/health")).json()
+    assert (body["status"], body["queue"]["size"]) == ("healthy", 1)
+
+
+async def test_a_job_of_a_model_that_was_taken_out_stays_queued_and_can_be_cancelled(
+    start_app: Start, make_settings: Callable[..., Settings], worker: HandWorker, stray: str
+) -> None:
+    worker.announce("ready")
+    http = await start_app(make_settings(models=json.dumps(MODELS[:1])))
+    assert (await http.get(f"/status/{stray}")).json()["status"] == "queued"
+    assert (await http.post(f"/tasks/{stray}/cancel")).json()["status"] == "cancelled"
+    assert (await http.get(f"/status/{stray}")).json()["status"] == "cancelled"
 
 
 async def test_the_jobs_in_line_are_counted_for_each_model(

@@ -21,7 +21,7 @@ from api.answers import EmbeddedAnswer, StatusAnswer
 from api.openai.answers import EmbeddingsList
 from common import keys
 from common.connection import SyncRedis
-from common.embeddings import Embeddings
+from common.embeddings import MAX_INPUT_TOKENS, Embeddings
 from common.schemas import JobRecord
 from common.settings import Settings
 from tests.integration.api.batches.support import entries, submit, until
@@ -36,6 +36,7 @@ from tests.tiny_embedder import SIZE, write_tiny_embedder
 from worker.engine.embedder import Embedder, load_embedder
 
 PATH = "/v1/embeddings"
+JSON = {"Content-Type": "application/json"}
 TEXTS = ["A little dog.", "A cat", "The dog was happy, and so was the cat."]
 TOLERANCE = 1e-5
 
@@ -152,6 +153,12 @@ async def test_both_forms_are_as_documented(
         ({"input": [5, 10_000]}, "input", "input[0] must hold tokens of 'embedder'"),
         ({"input": [True]}, "input", "input[0] is wrong"),
         ({"dimensions": SIZE - 1}, "dimensions", f"dimensions must be {SIZE}"),
+        # Refused before they are looked at: the last one is no id.
+        (
+            {"input": [1] * MAX_INPUT_TOKENS + ["a"]},
+            *("input", "must have at most 300000 tokens in all; got 300001"),
+        ),
+        ({"input": [[1] * 200_000, [1] * 200_000]}, "input", "tokens in all; got 400000"),
         ({"encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
         ({"timeout": 1e6}, "timeout", "TASK_TIME_LIMIT"),
         ({"model": GENERATES}, "model", "models of kind embed"),
@@ -169,6 +176,29 @@ async def test_bad_input_is_refused_with_the_field_and_the_index(
     error = error_of(response, 400)
     assert (error["param"], error["code"]) == (param, "invalid_request")
     assert message in error["message"]
+
+
+def body_of_size(num_bytes: int) -> bytes:
+    """2,048 inputs of ids that fill most of it, of which the last is no token of the model's."""
+    inputs = [[3] * 30] * 2047 + [[2**31 - 1]]
+    body = json.dumps({"model": MODEL, "input": inputs}, indent=20).encode()
+    return body + b" " * (num_bytes - len(body))
+
+
+async def test_a_body_of_4_mib_is_read_and_its_inputs_are_encoded(
+    worker: EmbeddingWorker, live_http: httpx.AsyncClient
+) -> None:
+    content = body_of_size(4 << 20)
+    assert len(content) == 4 << 20
+    response = await live_http.post(PATH, content=content, headers=JSON)
+    assert "input[2047] must hold tokens" in error_of(response, 400)["message"]
+
+
+async def test_a_body_over_4_mib_is_413(
+    worker: EmbeddingWorker, live_http: httpx.AsyncClient
+) -> None:
+    response = await live_http.post(PATH, content=body_of_size((4 << 20) + 1), headers=JSON)
+    assert "limit of 4194304 bytes" in error_of(response, 413)["message"]
 
 
 async def test_an_input_that_is_too_long_is_refused_by_its_index_and_not_cut(
@@ -356,7 +386,7 @@ async def test_without_a_worker_a_request_is_refused_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     HandWorker(client, settings).publish(CARD)
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 0.2)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 0.2)
     async with openai_client(live.url) as openai:
         with pytest.raises(sdk.APIStatusError) as raised:
             await openai.embeddings.create(model=MODEL, input="a")

@@ -360,7 +360,7 @@ async def test_after_the_last_event_there_is_nothing(
 async def test_without_a_worker_who_waits_is_sent_away_and_the_background_is_not(
     live_http: httpx.AsyncClient, client: SyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 0.0)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 0.0)
     for fields in ({}, {"stream": True}):
         body = {"model": MODEL, "input": "a", **fields}
         answer = await live_http.post(RESPONSES, json=body)

@@ -201,7 +201,7 @@ async def test_a_call_over_thirty_seconds_gets_the_timeout_error_of_the_users_do
         return within(seconds / 100)
 
     async with start_live(make_settings(wait_limit_s=30)).client() as http:
-        monkeypatch.setattr("api.openai.waiting.asyncio.timeout", sooner)
+        monkeypatch.setattr("api.waiting.asyncio.timeout", sooner)
         error = error_of(await http.post(CHAT, json=BODY), 504)
     # As in 004_d314d6d6ae5d2d3d.txt.
     assert error["message"] == "Engine request timed out after 30s"
@@ -228,7 +228,7 @@ async def test_without_a_worker_a_call_is_503_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
     stream: bool,
 ) -> None:
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 0.5)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 0.5)
     monkeypatch.setattr("api.openai.serving.HEARTBEAT_S", 0.0)
     response = await live_http.post(CHAT, json={**BODY, "stream": stream})
     error = error_of(response, 503)
@@ -244,11 +244,11 @@ async def test_a_worker_that_still_loads_the_model_is_waited_for(
     worker: TextWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.openai.waiting.CHECK_S", 0.01)
+    monkeypatch.setattr("api.waiting.CHECK_S", 0.01)
     worker.announce("loading")
     await live.gateway.poller.poll()
     assert live.gateway.poller.absent_s(MODEL) == 0
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 1e-9)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 1e-9)
     asking = asyncio.create_task(live_http.post(CHAT, json=BODY))
     await worker.answer("Hello")
     assert (await asking).status_code == 200
@@ -265,7 +265,7 @@ async def test_an_answer_that_is_there_needs_no_worker(
     await asking
     worker.claims.leave()
     await live.gateway.poller.poll()
-    monkeypatch.setattr("api.openai.waiting.NO_WORKER_S", 0.0)
+    monkeypatch.setattr("api.waiting.NO_WORKER_S", 0.0)
     assert (await live_http.post(CHAT, json=BODY, headers=KEYED)).status_code == 200
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from api.background import end
-from api.openai.deltas import ChoiceDelta, JobDeltas
+from api.deltas import ChoiceDelta, JobDeltas
 
 MAX_WAITING = 64
 """Batches that wait for a slow client, over all jobs; then the jobs' watches wait themselves."""

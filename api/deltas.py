@@ -1,7 +1,7 @@
 """What a job's choices gain, batch by batch, to the job's end.
 
 Where a watch is cut because its client reads slowly, it is opened again after the last event that
-was taken: a stream of OpenAI's cannot be resumed by its client. A worker's death is not seen here.
+was taken: its client cannot resume what is streamed of it. A worker's death is not seen here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from api.openai.failures import failure_of
+from api.failures import failure_of
 from api.watch import HistoryGone, Update, WatchClosed
 from api.watcher import Watcher
 from common.errors import (

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from api.background import end
+from api.deltas import ended_record, shutting_down
 from api.fleet_poller import FleetPoller
-from api.openai.deltas import ended_record, shutting_down
 from api.watcher import Watcher
 from common.errors import EngineTimeoutError, NoWorkerError, UpstreamFailedError
 from common.job_store import Submissions
