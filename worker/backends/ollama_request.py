@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from common.grammar import GrammarSpec
-from common.schemas import Message
-from common.tool_calls.system_text import as_texts
+from worker.backends.plain_messages import plain_messages
 from worker.backends.wire import Ask, UpstreamRefusal
 
 
@@ -38,7 +37,7 @@ def request_of(ask: Ask, stop: tuple[str, ...], num_ctx: int | None) -> tuple[st
         if not prompt.text:
             raise UpstreamRefusal("an empty raw prompt; it takes one of a character or more.")
         return "/api/generate", body | {"prompt": prompt.text, "raw": True}
-    return "/api/chat", body | {"messages": _messages(ask)}
+    return "/api/chat", body | {"messages": plain_messages(ask.prompt)}
 
 
 def options_of(ask: Ask, stop: tuple[str, ...], num_ctx: int | None) -> dict[str, Any]:
@@ -62,13 +61,6 @@ def options_of(ask: Ask, stop: tuple[str, ...], num_ctx: int | None) -> dict[str
     if num_ctx is not None:
         options["num_ctx"] = num_ctx
     return options
-
-
-def _messages(ask: Ask) -> list[Message]:
-    prompt = ask.prompt
-    if prompt.messages is None:
-        return [{"role": "user", "content": prompt.text or ""}]
-    return as_texts(prompt.messages, prompt.tools, takes_system=True)
 
 
 def _think(ask: Ask) -> bool | None:

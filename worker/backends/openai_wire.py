@@ -15,10 +15,10 @@ from urllib.parse import quote
 import httpx
 
 from common.grammar import GrammarSpec
-from common.schemas import Message, TokenUsage
-from common.tool_calls.system_text import as_texts
+from common.schemas import TokenUsage
 from worker.backends.http_errors import check_status, read_json, refusal_of, translated_failures
 from worker.backends.openai_dialects import DIALECTS, Dialect, dialect_of
+from worker.backends.plain_messages import plain_messages
 from worker.backends.sse_reader import read_events
 from worker.backends.wire import Ask, Durations, Piece, Served, UpstreamFailure, UpstreamRefusal
 
@@ -81,7 +81,11 @@ def body_of(ask: Ask) -> dict[str, Any]:
     is_chat = ask.prompt.messages is not None or not ask.prompt.raw
     body: dict[str, Any] = {
         "model": ask.model,
-        **({"messages": messages_of(ask)} if is_chat else {"prompt": ask.prompt.text or ""}),
+        **(
+            {"messages": plain_messages(ask.prompt)}
+            if is_chat
+            else {"prompt": ask.prompt.text or ""}
+        ),
         dialect.token_field if is_chat else "max_tokens": ask.max_tokens,
         "temperature": 0 if is_greedy else sampling.temperature,
         "top_p": 1 if is_greedy else sampling.top_p,  # some servers refuse 0
@@ -108,14 +112,6 @@ def body_of(ask: Ask) -> dict[str, Any]:
     if ask.prompt.template_kwargs:
         body["chat_template_kwargs"] = ask.prompt.template_kwargs
     return body
-
-
-def messages_of(ask: Ask) -> list[Message]:
-    """The conversation in texts; a prompt that is not raw is a message of the user's."""
-    prompt = ask.prompt
-    if prompt.messages is None:
-        return [{"role": "user", "content": prompt.text or ""}]
-    return as_texts(prompt.messages, prompt.tools, takes_system=True)
 
 
 def response_format(grammar: GrammarSpec, dialect: Dialect) -> dict[str, Any]:

@@ -72,6 +72,12 @@ def test_every_option_has_ollamas_name() -> None:
     }
 
 
+def test_parts_of_a_message_are_told_as_one_text_for_ollama_takes_no_lists() -> None:
+    parts = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]
+    body = body_of(Prompt(messages=({"role": "user", "content": parts},)))
+    assert body["messages"] == [{"role": "user", "content": "One.\nTwo."}]
+
+
 def test_options_that_a_request_leaves_out_are_told_too_for_ollamas_defaults_are_others() -> None:
     options = body_of()["options"]
     assert (options["top_k"], options["min_p"], options["repeat_penalty"]) == (0, 0, 1)

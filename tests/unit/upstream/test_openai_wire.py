@@ -60,6 +60,12 @@ def test_biases_are_told_by_tokens_as_texts() -> None:
     assert body_of(ask(logit_bias=((3, -1.5),)))["logit_bias"] == {"3": -1.5}
 
 
+def test_parts_of_a_message_are_told_as_one_text() -> None:
+    parts = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]
+    body = body_of(ask(Prompt(messages=({"role": "user", "content": parts},))))
+    assert body["messages"] == [{"role": "user", "content": "One.\nTwo."}]
+
+
 def test_template_variables_go_on() -> None:
     prompt = Prompt(messages=CHAT.messages, template_kwargs={"thinking": False})
     assert body_of(ask(prompt))["chat_template_kwargs"] == {"thinking": False}
