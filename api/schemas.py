@@ -22,8 +22,8 @@ from pydantic import (
 
 from api.field_error import FieldError
 from api.response_format import ResponseFormat
+from common.infer_request import ScorerReference
 from common.schemas import JobClass
-from common.scorers import check_reference
 
 MAX_INT = 2**31 - 1
 MAX_SEED = 2**63 - 1
@@ -250,7 +250,7 @@ class GenerationOptions(ModelChoice):
 class RouterFields(BaseModel):
     """Who picks the model of `model: "auto"`."""
 
-    router: Annotated[NameText, AfterValidator(check_reference)] | None = Field(
+    router: ScorerReference | None = Field(
         default=None,
         description="A scorer, `dense_network/NAME`, that picks the model: the one that is served "
         'with the best score for the prompt. Goes with `model: "auto"`.',

@@ -6,7 +6,13 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from common.scorers import DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, check_reference, parse_reference
+from common.scorers import (
+    DEFAULT_BATCH_SIZE,
+    MAX_BATCH_SIZE,
+    REFERENCE_PATTERN,
+    check_reference,
+    parse_reference,
+)
 
 MAX_SCORES = 1_000_000
 """Of one request: prompts times models."""
@@ -21,6 +27,12 @@ def _check_unicode(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_check_unicode)]
+# The pattern is for readers: the check's own message says more.
+ScorerReference = Annotated[
+    str,
+    AfterValidator(check_reference),
+    Field(json_schema_extra={"pattern": REFERENCE_PATTERN}),
+]
 
 
 class InferRequest(BaseModel):
@@ -41,7 +53,7 @@ class InferRequest(BaseModel):
         },
     )
 
-    model: Annotated[str, AfterValidator(check_reference)] = Field(
+    model: ScorerReference = Field(
         description="The scorer, as type and name: `dense_network/NAME`."
     )
     models_to_score: Annotated[list[Text], Field(min_length=1)] = Field(

@@ -25,6 +25,8 @@ MAX_TOKEN_CHARS = 32
 DECIMALS = 6
 """Of a score that is shown: what fp32 tells, and no sum in another order changes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+REFERENCE_PATTERN = rf"^{DENSE_NETWORK}/{_NAME.pattern}$"
+"""What `parse_reference` takes."""
 _FORM = "letters, digits, '.', '_' and '-', the first a letter or a digit, 64 at most"
 
 

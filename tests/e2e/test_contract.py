@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from common.invariants import check_invariants
-from tests.e2e.contract.hooks import BACKGROUND, EMBEDDER, INPUT_FILE, MODEL
+from tests.e2e.contract.hooks import BACKGROUND, CANDIDATES, EMBEDDER, INPUT_FILE, MODEL
 from tests.e2e.service import KEY, ROOT, Service
 from tests.redis_server import RedisServer
 
 CONFIG = ROOT / "tests" / "e2e" / "contract" / "schemathesis.toml"
 MODELS = [
-    {"id": MODEL, "source": "baton-toy"},
+    {"id": MODEL, "source": "baton-toy", "aliases": CANDIDATES[:1]},
     {"id": EMBEDDER, "source": "baton-toy", "kind": "embed"},
 ]
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}

@@ -22,7 +22,9 @@ INPUT_FILE = "CONTRACT_INPUT_FILE"
 BACKGROUND = "CONTRACT_BACKGROUND"
 """The one with the id of a response that runs in the background."""
 MODEL, EMBEDDER = "baton-toy", "my-embedder"
-SCORES, EMBEDS, BATCHES = "/v1/completions", "/v1/embeddings", "/v1/batches"
+SCORER, CANDIDATES = "dense_network/example", ["storyteller", "coder-small"]
+"""The scorer that ships, and of the models that it knows two: the first is `MODEL`, by an alias."""
+SCORES, EMBEDS, BATCHES, INFERS = "/v1/completions", "/v1/embeddings", "/v1/batches", "/infer"
 CANCEL = "/v1/responses/{response_id}/cancel"
 MAX_TOKENS = 3
 MAX_CHOICES = 2
@@ -48,7 +50,7 @@ _BEYOND_THE_SCHEMA = re.compile(
     "|makes embeddings; it cannot generate"
     "|generates; embeddings are made by"
     "|cannot be used: |cannot be compiled"
-    "|context length|The prompt is empty|must not be empty"
+    "|context length|must have at least one token|must not be empty"
     "|must (name|hold|be) tokens of"
     "|must be a function of tools|is there twice"
     "|must be the id of a call"
@@ -118,6 +120,12 @@ def _mended(path: str, body: dict[str, Any]) -> dict[str, Any]:
         body.pop("raw", None)
     if path == BATCHES:
         body["input_file_id"] = os.environ[INPUT_FILE]
+    if path == INFERS:
+        body |= {"model": SCORER, "models_to_score": CANDIDATES}
+    elif body.get("router") is not None and isinstance(body.get("prompt", ""), str):
+        body |= {"router": SCORER, "model": "auto", "model_id": None}
+    else:
+        body = {name: body[name] for name in body if name not in ("router", "cost_weight")}
     return _as_they_go_together(path, body)
 
 
