@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from common.expectations import cut, expectation
 from common.model_card import ModelKind
 
 BackendName = Literal["transformers", "openai", "ollama"]
@@ -249,7 +250,9 @@ def read_entries(text: str) -> tuple[ModelEntry, ...]:
     try:
         entries = tuple(_ENTRIES.validate_python(values))
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(dict(e), values) for e in error.errors())) from None
+        told = [_explain(dict(problem), values) for problem in error.errors()]
+        # A value that is of none of several types is a problem of each.
+        raise ValueError("; ".join(dict.fromkeys(told))) from None
     _refuse_duplicates(entries)
     return entries
 
@@ -291,14 +294,19 @@ def _explain(problem: dict[str, Any], values: list[Any]) -> str:
     index, *place = problem["loc"]
     value = values[index]
     name = f" ({value['id']!r})" if isinstance(value, dict) and "id" in value else ""
-    field = ".".join(map(str, place))
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+    message = expectation(problem)
     if problem["type"] == "extra_forbidden":
         return f"model {index + 1}{name} has an unknown field {field!r}; there are " + ", ".join(
             ModelEntry.model_fields
         )
     if problem["type"] == "missing":
         message = "is missing"
+    elif place[:1] == ["base_url"] and problem["type"] != "value_error":
+        # Without what came: that may hold a password.
+        field, message = "base_url", "must be an address, or a list of them"
+    elif problem["type"] != "value_error":
+        message += f"; got {cut(json.dumps(problem['input'], ensure_ascii=False, default=repr))}"
     return f"model {index + 1}{name}: {field + ' ' if field else ''}{message}"
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.errors import SettingsError
+from common.expectations import cut, expectation
 from common.model_entries import (
     BackendName,
     DtypeName,
@@ -36,9 +37,6 @@ SECRETS = frozenset(
     }
 )
 """Fields whose values no message repeats."""
-
-MOST_SHOWN_CHARS = 100
-"""Of a wrong value in its message."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -448,17 +446,13 @@ def to_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN_CHARS else f"{text[:MOST_SHOWN_CHARS]}..."
-
-
 def _explain(problem: dict[str, Any]) -> str:
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = expectation(problem)
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])
     field = Settings.model_fields[name]
     example = field.examples[0] if field.examples else field.get_default()
-    given = _cut(to_text(problem["input"]))
+    given = cut(to_text(problem["input"]))
     shown = "" if name in SECRETS else f"={given}"
     return f"{name.upper()}{shown}: {message}. Example: {name.upper()}={to_text(example)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -18,11 +20,12 @@ from api.tokenize_schemas import (
     TokensAnswer,
 )
 from common.errors import InvalidRequestError, ModelNotAnnouncedError
-from common.fleet import Fleet
+from common.fleet import Fleet, ModelState
 from common.model_card import ModelCard
 from common.model_catalog import CatalogEntry
 
 RETRY_S = 5.0
+_NOT_TRIED = " Another worker has not tried yet, and will when a task comes."
 
 router = APIRouter(tags=["Tokens"], route_class=JsonRoute)
 _ERRORS = errors(400, 401, 404, 413, 429, 503)
@@ -89,9 +92,7 @@ async def _card(gateway: Gateway, name: str | None) -> ModelCard:
     card = await gateway.poller.card(entry.model)
     if card is None:
         raise ModelNotAnnouncedError(
-            f"No worker has loaded '{entry.model}' yet, so its tokenizer is not known: "
-            f"{_what_to_do(gateway.poller.fleet, entry)}.",
-            retry_after_s=RETRY_S,
+            _why_not_known(gateway.poller.fleet, entry), retry_after_s=RETRY_S
         )
     if not card.has_tokenizer:
         raise InvalidRequestError(
@@ -102,16 +103,31 @@ async def _card(gateway: Gateway, name: str | None) -> ModelCard:
     return card
 
 
-def _what_to_do(fleet: Fleet | None, entry: CatalogEntry) -> str:
-    served = [] if fleet is None else fleet.states(entry.model)
-    states = {each.state for each in served}
+def _why_not_known(fleet: Fleet | None, entry: CatalogEntry) -> str:
+    workers = () if fleet is None else fleet.workers
+    served = [
+        (worker, worker.models[entry.model]) for worker in workers if entry.model in worker.models
+    ]
+    states = {each.state for _, each in served}
+    if "error" in states and not states & {"ready", "loading"}:
+        worker, reason = next((w, each.reason) for w, each in served if each.state == "error")
+        return (
+            f"'{entry.model}' cannot be loaded, so its tokenizer is not known: {reason} (worker "
+            f"{worker.worker_id} on {worker.host}; its log says more)."
+            + (_NOT_TRIED if "unloaded" in states else "")
+        )
+    return (
+        f"No worker has loaded '{entry.model}' yet, so its tokenizer is not known: "
+        f"{_what_to_do(states, entry)}."
+    )
+
+
+def _what_to_do(states: Collection[ModelState], entry: CatalogEntry) -> str:
     if "ready" in states or "loading" in states:
         return "one is loading it, try again"
     if "unloaded" in states:
         ask = "/v1/embeddings" if entry.kind == "embed" else "/generate, of one token,"
         return f"one will for its first request, so send it one to {ask} and try again"
-    if "error" in states:
-        return "it cannot be loaded, and GET /health says why"
     return "start a worker that serves it"
 
 

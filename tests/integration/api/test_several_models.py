@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.answers import HealthAnswer, ModelsAnswer
 from common import keys
 from common.connection import SyncRedis
-from common.fleet import ServedModel
+from common.fleet import ServedModel, WorkerInfo
+from common.job_store import Claims
 from common.settings import Settings
 from tests.fakes import fake_card
 from tests.integration.api.conftest import Start
@@ -264,7 +265,6 @@ async def test_a_model_that_was_loaded_once_keeps_its_tokenizer_when_it_is_unloa
         ("big", ON_DEMAND, "send it one to /generate, of one token, and try again"),
         ("encoder", ON_DEMAND, "send it one to /v1/embeddings and try again"),
         ("big", ServedModel("loading"), "one is loading it, try again"),
-        ("big", BROKEN, "it cannot be loaded, and GET /health says why"),
         ("big", None, "start a worker that serves it"),
     ],
 )
@@ -284,3 +284,32 @@ async def test_a_tokenizer_that_is_not_known_yet_is_a_503_that_says_what_to_do(
     message = answer.json()["error"]
     assert message.startswith(f"No worker has loaded '{model}' yet")
     assert message.endswith(f"{advice}.")
+
+
+async def test_a_tokenizer_of_a_model_that_cannot_be_loaded_is_a_503_that_says_why_and_where(
+    start_app: Start, settings: Settings, worker: HandWorker
+) -> None:
+    worker.announce("ready", big=BROKEN)
+    answer = await (await start_app(settings)).post(
+        "/tokenize", json={"text": "a", "model_id": "big"}
+    )
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"] == (
+        "'big' cannot be loaded, so its tokenizer is not known: no such folder (worker by-hand on "
+        "here; its log says more)."
+    )
+
+
+async def test_a_model_that_one_worker_failed_to_load_and_another_has_not_tried_is_said_to_be_so(
+    start_app: Start, settings: Settings, client: SyncRedis
+) -> None:
+    for worker_id, state in (("first", ON_DEMAND), ("second", BROKEN)):
+        info = WorkerInfo(worker_id, "here", 1, "0", "cpu", 2, 0, {"big": state})
+        Claims(client, settings, worker_id).heartbeat(info.pack(), [])
+    answer = await (await start_app(settings)).post(
+        "/tokenize", json={"text": "a", "model_id": "big"}
+    )
+    assert answer.json()["error"] == (
+        "'big' cannot be loaded, so its tokenizer is not known: no such folder (worker second on "
+        "here; its log says more). Another worker has not tried yet, and will when a task comes."
+    )

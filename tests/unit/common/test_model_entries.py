@@ -79,7 +79,7 @@ def test_a_source_is_a_hub_name_or_a_path_and_a_path_is_always_one(
         ([], ["holds no model", "MODEL_NAME"]),
         ({"model": []}, ["`models` alone", "'model'"]),
         ({"models": 5}, ["a list of models", "int"]),
-        ([5], ["model 1"]),
+        ([5], ["model 1: must be an object; got 5"]),
         ([model(), model(id="b", kidn="embed")], ["model 2 ('b')", "'kidn'", "kind"]),
         ([{"source": "x"}], ["model 1: id is missing"]),
         ([{"id": "a"}], ["model 1 ('a')", "source", "path"]),
@@ -90,13 +90,20 @@ def test_a_source_is_a_hub_name_or_a_path_and_a_path_is_always_one(
         ([model(id="a//b")], ["id must be made of"]),
         ([model(id="a/")], ["id must be made of"]),
         ([model(id="a" * 201)], ["200 characters"]),
-        ([model(kind="chat")], ["kind", "'generate' or 'embed'"]),
-        ([model(dtype="int3")], ["dtype", "'bfloat16'"]),
-        ([model(backend="magic")], ["backend", "'transformers'"]),
-        ([model(max_batch_size=0)], ["max_batch_size", "greater than or equal to 1"]),
-        ([model(kv_cache_gib=0)], ["kv_cache_gib", "greater than 0"]),
-        ([model(aliases="s")], ["aliases", "list"]),
-        ([model(aliases=["x,y"])], ["aliases.0", "without commas"]),
+        ([model(kind="chat")], ['kind must be one of generate, embed; got "chat"']),
+        ([model(dtype="int3")], ["dtype must be one of auto, float32, ", '; got "int3"']),
+        (
+            [model(backend="magic")],
+            ['backend must be one of transformers, openai, ollama; got "magic"'],
+        ),
+        ([model(max_batch_size=0)], ["max_batch_size must be at least 1; got 0"]),
+        ([model(max_batch_size="3")], ['max_batch_size must be a whole number; got "3"']),
+        ([model(cost=float("inf"))], ["cost must be a finite number; got Infinity"]),
+        ([model(source="")], ['source must not be empty; got ""']),
+        ([model(backend="openai", base_url=["http://u:pw@a", 3])], ["base_url must be an address"]),
+        ([model(kv_cache_gib=0)], ["kv_cache_gib must be above 0; got 0"]),
+        ([model(aliases="s")], ['aliases must be a list; got "s"']),
+        ([model(aliases=["x,y"])], ["aliases[0] must be printable", "without commas"]),
         ([model(), model()], ["'a' stands twice for 'a'"]),
         ([model(), model(id="b", aliases=["a"])], ["'a' names both 'a' and 'b'"]),
     ],
@@ -104,6 +111,8 @@ def test_a_source_is_a_hub_name_or_a_path_and_a_path_is_always_one(
 def test_what_is_wrong_is_told_with_its_place(value: Any, parts: list[str]) -> None:
     message = problem(value)
     assert all(part in message for part in parts), message
+    assert "Input" not in message
+    assert "pw" not in message
     assert "\n" not in message
 
 
