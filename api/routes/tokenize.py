@@ -112,7 +112,8 @@ def _why_not_known(fleet: Fleet | None, entry: CatalogEntry) -> str:
     if "error" in states and not states & {"ready", "loading"}:
         worker, reason = next((w, each.reason) for w, each in served if each.state == "error")
         return (
-            f"'{entry.model}' cannot be loaded, so its tokenizer is not known: {reason} (worker "
+            f"'{entry.model}' cannot be loaded, so its tokenizer is not known: "
+            f"{reason or 'no reason is told'} (worker "
             f"{worker.worker_id} on {worker.host}; its log says more)."
             + (_NOT_TRIED if "unloaded" in states else "")
         )
