@@ -55,6 +55,17 @@ async def key_id(
 KeyId = Annotated[str, Depends(key_id)]
 
 
+async def check_key(request: Request) -> None:
+    """Refuse who has no key that is known, as `key_id` does, before anything of a body is read.
+
+    Raises:
+        AuthenticationError: There is no key, or it is not known.
+        RateLimitError: That happened too often from this address.
+    """
+    header, bearer = await _HEADER(request), await _BEARER(request)
+    await _authenticated(request, await _gateway(request), _first(header, bearer))
+
+
 async def reader(request: Request, gateway: GatewayDep, key_id: KeyId) -> str:
     """The id of a key that may read.
 

@@ -1,4 +1,4 @@
-"""Routes whose bodies are JSON that is not nested too deeply."""
+"""Routes whose bodies are JSON: read for those alone who have a key, and not nested too deeply."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from api.dependencies import check_key
 from common.errors import InvalidRequestError
 from common.json_depth import NestingError, parsed
 
@@ -20,6 +21,10 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_bounded(request: Request) -> Response:
+            # The framework reads the body before it asks who calls, and reading megabytes of
+            # brackets holds the gateway up.
+            if self.body_field is not None:
+                await check_key(request)
             return await handle(_BoundedRequest(request.scope, request.receive))
 
         return handle_bounded

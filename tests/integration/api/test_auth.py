@@ -53,6 +53,22 @@ async def test_a_missing_or_wrong_key_is_401(
     assert response.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/generate", "/batch/generate", "/stream/generate", "/tokenize", "/infer"]
+    + [f"/v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses")]
+    + ["/v1/batches"],
+)
+async def test_nothing_is_read_of_the_body_of_who_has_no_key(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    assert (await http.post(path, content=b"[" * 1000)).status_code == 400
+    anybody = {"X-API-Key": "", "Content-Type": "application/json"}
+    response = await http.post(path, content=b"[" * 1000, headers=anybody)
+    assert response.status_code == 401
+
+
+
 @pytest.mark.parametrize("path", OPEN)
 async def test_what_tells_nothing_of_anybody_needs_no_key(
     anybody: httpx.AsyncClient, path: str
