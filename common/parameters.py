@@ -34,7 +34,7 @@ _MEANINGS = {
     "json_schema": "of type json_schema",
     "regex": "of type regex",
     "choice": "of type choice",
-    "lark": "that needs a grammar",
+    "lark": "with a forced tool_choice",
     "token_ids": "of token ids",
 }
 _NO_DIFFERENCE = SamplingSpec(max_tokens=None, time_limit_s=0, seed=0)

@@ -7,6 +7,7 @@ Shape suffixes: P = prompts; M = candidate models.
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,20 +65,21 @@ def read_ratings(path: Path) -> Ratings:
     return _ratings(sums)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[bytes]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"no UTF-8: {error}"
-        raise RatingsError(f"{path} cannot be read: {reason}") from error
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise RatingsError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _row(line: str) -> tuple[str, str, float] | None:
+def _row(line: bytes) -> tuple[str, str, float] | None:
     """One rating; None of an empty line."""
     if not line.strip():
         return None
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no UTF-8: {error.reason} at byte {error.start + 1}") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"no valid JSON: {error}") from error
     if not isinstance(row, dict):

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -135,12 +136,15 @@ class ScorerFiles:
         text = signed.model_dump_json(indent=2) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_outside(self.root, path)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            new = Path(folder) / "new"
-            new.mkdir()
-            for file, content in {**others, WEIGHTS: weights, CONFIG: text.encode()}.items():
-                _write(new / file, content)
-            _put(new, path)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+                new = Path(folder) / "new"
+                new.mkdir()
+                for file, content in {**others, WEIGHTS: weights, CONFIG: text.encode()}.items():
+                    _write(new / file, content)
+                _put(new, path)
+        except OSError as error:  # a full disk names no file, and else it is one beside the place
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return path
 
 
@@ -174,10 +178,18 @@ def told(name: str) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes:
-    with _legible(path.name):
-        if path.stat().st_size > MAX_WEIGHTS_BYTES:
+    with _legible(path.name), open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ScorerError(f"{path.name} cannot be read: it is no file")
+        if found.st_size > MAX_WEIGHTS_BYTES:
             raise ScorerError(f"{path.name} is larger than {MAX_WEIGHTS_BYTES >> 30} GiB")
-        return path.read_bytes()
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe is opened without waiting for one who writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextmanager

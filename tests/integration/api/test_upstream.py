@@ -112,6 +112,7 @@ async def test_a_call_that_has_to_be_made_needs_a_grammar_and_is_refused(
     answer = await http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "tools"
+    assert "tool_choice" in answer.json()["error"]["message"]
 
 
 async def test_a_prompt_of_token_ids_is_refused(http: httpx.AsyncClient) -> None:

@@ -93,3 +93,16 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_an_empty_file_has_no_models(tmp_path: Path) -> None:
     with pytest.raises(RatingsError, match="at least 2 models; got 0"):
         read(tmp_path, [])
+
+
+def test_a_byte_order_mark_before_the_first_row_is_passed_over(tmp_path: Path) -> None:
+    first, *others = [json.dumps(row) for row in rows()]
+    assert read(tmp_path, ["\ufeff" + first, *others]).prompts[0] == "prompt 0"
+
+
+def test_a_row_that_is_no_utf_8_is_told_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "ratings.jsonl"
+    text = "\n".join(json.dumps(row) for row in rows())
+    file.write_bytes(text.encode() + b'\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(RatingsError, match=r"^line 11: no UTF-8"):
+        read_ratings(file)

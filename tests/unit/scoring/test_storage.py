@@ -111,8 +111,9 @@ def test_a_save_that_fails_leaves_the_earlier_scorer(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(storage.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         save(files, "mine", "c", "d")
+    assert caught.value.filename == str(path)
     assert files.config("mine").models == ["a", "b"]
     assert [each.name for each in path.parent.iterdir()] == ["mine"]
 
@@ -172,6 +173,11 @@ def _edit(path: Path, **changes: Any) -> None:
     (path / CONFIG).write_text(json.dumps(values))
 
 
+def _as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -184,6 +190,8 @@ def _edit(path: Path, **changes: Any) -> None:
         (lambda path: (path / WEIGHTS).unlink(), "model.safetensors cannot be read: No such file"),
         (lambda path: os.truncate(path / WEIGHTS, 100), "it may be cut off"),
         (lambda path: (path / WEIGHTS).write_bytes(b""), "it may be cut off"),
+        (lambda path: _as_pipe(path / CONFIG), "config.json cannot be read: it is no file"),
+        (lambda path: _as_pipe(path / WEIGHTS), "model.safetensors cannot be read: it is no file"),
     ],
 )
 def test_a_broken_scorer_is_told_in_one_line(files: ScorerFiles, spoil: Any, said: str) -> None:
