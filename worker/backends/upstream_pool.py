@@ -79,8 +79,8 @@ class UpstreamPool:
         if self.lacks_model:
             return f"The server that runs the model does not have it: {problems[0]}."
         if len(problems) == 1:
-            return f"The server that runs the model is not there: {problems[0]}."
-        return f"None of the {len(problems)} servers of the model is there: {problems[0]}."
+            return f"The server that runs the model cannot be used: {problems[0]}."
+        return f"None of the {len(problems)} servers of the model can be used: {problems[0]}."
 
     @property
     def lacks_model(self) -> bool:

@@ -34,7 +34,7 @@ CARD = replace(
     parameters=("presence_penalty", "json_object"),
 )
 HI: list[Any] = [{"role": "user", "content": "hi"}]
-AWAY = "The server that runs the model is not there: it cannot be reached."
+AWAY = "The server that runs the model cannot be used: it cannot be reached."
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ async def test_it_is_away_when_all_are_and_says_why_without_an_address() -> None
         assert pool.away is None
         pool.note_failure(upstream, AWAY)
     assert pool.choose() is None
-    assert pool.away == "None of the 2 servers of the model is there: it cannot be reached."
+    assert pool.away == "None of the 2 servers of the model can be used: it cannot be reached."
 
 
 def test_before_the_first_look_all_are_away() -> None:
