@@ -44,7 +44,7 @@ model: .venv/.dev ## train the bundled model again
 
 scorer: .venv/.dev ## train the example scorer again; after the bundled model has changed
 	@ratings=$$(mktemp) && $(BIN)/python -m models.scorer_recipe.ratings $$ratings && \
-	$(BIN)/baton scorer train --data $$ratings --name example --scorers-dir models/scorers; rm -f $$ratings
+	OMP_NUM_THREADS=1 $(BIN)/baton scorer train --data $$ratings --name example --scorers-dir models/scorers; rm -f $$ratings
 
 clean: ## remove the environment and every cache; data/ and logs/ stay
 	rm -rf .venv .clients build dist *.egg-info .*_cache .hypothesis .coverage

@@ -40,7 +40,8 @@ def _add_train(commands: Any, add_command: AddCommand) -> None:
         type=Path,
         required=True,
         metavar="RATINGS.jsonl",
-        help="a row for each rated answer: prompt, model, and score from 0 to 1",
+        help="a row for each rated answer: prompt, model, and score from 0 to 1; - reads "
+        "them from stdin",
     )
     parser.add_argument("--name", required=True, help="of the scorer; one of that name is replaced")
     parser.add_argument(

@@ -199,7 +199,8 @@ class Worker:
         if backend is not None and backend.away is not None:
             logger.warning("Model %s waits: %s", model, backend.away)
         else:
-            logger.info("Model %s is ready on %s", model, self._device)
+            place = _place(self._models.entry(model), self._device)
+            logger.info("Model %s is ready on %s", model, place)
 
     def _on_shutdown(self, **_: Any) -> None:
         # In a thread: a signal handler must not wait for locks that the main thread may hold.
@@ -253,6 +254,14 @@ class Worker:
 
     def _announcements(self) -> dict[str, ServedModel]:
         return self._models.announcements(is_consuming=self._is_consuming.is_set())
+
+
+def _place(entry: CatalogEntry, device: str) -> str:
+    """Where a model runs, for a log line; of several servers some may be away."""
+    if not entry.is_upstream:
+        return device
+    num_servers = len(set(entry.base_urls))
+    return "another server" if num_servers == 1 else f"one or more of {num_servers} other servers"
 
 
 def _leave_after(args: threading.ExceptHookArgs) -> None:

@@ -116,6 +116,18 @@ def test_what_cannot_be_scored_is_told(
     assert said in capsys.readouterr().err
 
 
+def test_ratings_from_stdin_train_as_those_of_a_file_do(
+    data: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path("scorers") / "dense_network" / "mine" / WEIGHTS
+    assert trained(data, encoder) == 0
+    of_file = weights.read_bytes()
+    weights.unlink()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.read_bytes())))
+    assert trained(Path("-"), encoder) == 0
+    assert weights.read_bytes() == of_file
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

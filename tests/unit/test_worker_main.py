@@ -12,6 +12,7 @@ import pytest
 import worker.main
 from common.model_card import ModelKind
 from common.model_catalog import CatalogEntry
+from common.model_entries import BackendName
 from common.settings import Settings
 from worker.backends.base import MemoryShare
 from worker.backends.embedding import EmbeddingBackend
@@ -53,6 +54,20 @@ def test_the_kind_of_a_model_chooses_its_backend(kind: ModelKind, backend: type)
     entry = CatalogEntry("e", (), "e", "transformers", "", "E", kind=kind)
     created = worker.main._create_backend(entry, Settings(_env_file=None), MemoryShare())
     assert type(created) is backend
+
+
+@pytest.mark.parametrize(
+    ("base_urls", "place"),
+    [
+        ((), "cuda:0"),
+        (("http://a",), "another server"),
+        (("http://a", "http://b", "http://a"), "one or more of 2 other servers"),
+    ],
+)
+def test_a_model_is_ready_where_it_runs(base_urls: tuple[str, ...], place: str) -> None:
+    backend: BackendName = "openai" if base_urls else "transformers"
+    entry = CatalogEntry("m", (), "m", backend, "", "M", base_urls=base_urls)
+    assert worker.main._place(entry, "cuda:0") == place
 
 
 def test_a_worker_whose_models_other_servers_run_never_imports_torch() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Ratings:
 
 
 def read_ratings(path: Path) -> Ratings:
-    """Read a file of ratings; several of one prompt and model count as their mean.
+    """Read a file of ratings, `-` for stdin; several of a prompt and model count as their mean.
 
     Raises:
         RatingsError: It cannot be read, or rows are wrong, or there are too few.
@@ -67,9 +68,10 @@ def read_ratings(path: Path) -> Ratings:
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise RatingsError(f"{path} cannot be read: {error.strerror}") from error
+    return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
 
 
 def _row(line: bytes) -> tuple[str, str, float] | None:

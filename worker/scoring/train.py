@@ -135,7 +135,7 @@ def train(
         num_prompts=Split(*map(len, parts)),
         validation=quality(scores.validation, truth.validation),
         held_out=quality(scores.test, truth.test),
-        constants=baseline(truth.train, truth.test),
+        constants=baseline(truth.test),
         bins=calibration(scores.test, truth.test),
     )
 

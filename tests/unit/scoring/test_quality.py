@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -58,13 +59,63 @@ def test_pairs_count_one_in_order_and_a_half_where_scores_are_equal(
     assert quality(scores, ratings).pairwise_accuracy == expected
 
 
-def test_the_baseline_names_the_model_that_is_best_most_often_on_what_is_compared() -> None:
-    train = torch.tensor([[0.9, 0.1], [0.7, 0.3]])
-    ratings = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    found = baseline(train, ratings)
-    assert found.ranking_accuracy == pytest.approx(2 / 3)  # model 1, though training says model 0
-    assert found.pairwise_accuracy == pytest.approx(1 / 3)
-    assert found.mae == pytest.approx((0.8 + 0.8 + 0.8 + 0.8 + 0.2 + 0.2) / 6)
+def test_the_baseline_names_the_model_that_is_best_most_often() -> None:
+    found = baseline(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    assert found.ranking_accuracy == pytest.approx(2 / 3)
+    assert found.pairwise_accuracy == pytest.approx(2 / 3)
+
+
+def test_the_errors_of_the_baseline_are_of_the_best_constant_for_each() -> None:
+    found = baseline(torch.tensor([[0.0, NAN], [0.0, 0.5], [0.9, NAN]]))
+    assert found.rmse == pytest.approx(math.sqrt((0.09 + 0.09 + 0.36 + 0) / 4))  # means: 0.3, 0.5
+    assert found.mae == pytest.approx(0.9 / 4)  # medians: 0.0, 0.5
+
+
+def test_the_baseline_orders_the_models_so_that_most_pairs_are_right() -> None:
+    # Each of the models beats the next one in two prompts of three, and the last beats the first:
+    # an order can have two of these right, and has the third wrong: 2 + 2 + 1 of 9.
+    ratings = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.5, 0.1, 0.9]])
+    assert baseline(ratings).pairwise_accuracy == pytest.approx(5 / 9)
+
+
+def test_the_means_may_order_the_models_worse_than_the_baseline_does() -> None:
+    ratings = torch.tensor([[0.5, 0.4], [0.5, 0.4], [0.0, 1.0]])  # means: 0.33, 0.6
+    assert baseline(ratings).pairwise_accuracy == pytest.approx(2 / 3)
+
+
+def test_the_baseline_knows_whom_to_name_where_its_first_model_was_not_rated() -> None:
+    ratings = torch.tensor([[0.1, 0.9, NAN], [0.1, NAN, 0.9]])
+    assert baseline(ratings).ranking_accuracy == 1
+
+
+def test_of_many_models_the_baseline_is_a_bound_that_no_constants_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ratings = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    ratings[ratings < 0.2] = NAN
+    exact = baseline(ratings)
+    monkeypatch.setattr(module, "MAX_ORDERED", 3)
+    bound = baseline(ratings)
+    orders = [torch.tensor(order).expand(20, 4) for order in itertools.permutations(range(4))]
+    reached = [quality(order.float(), ratings) for order in orders]
+    assert exact.ranking_accuracy == pytest.approx(max(each.ranking_accuracy for each in reached))
+    assert exact.pairwise_accuracy == pytest.approx(max(each.pairwise_accuracy for each in reached))
+    assert exact.ranking_accuracy <= bound.ranking_accuracy < 1
+    assert exact.pairwise_accuracy <= bound.pairwise_accuracy < 1
+
+
+def test_the_bound_for_many_models_takes_each_pair_in_its_better_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_ORDERED", 2)
+    ratings = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.5, 0.1, 0.9]])
+    assert baseline(ratings).pairwise_accuracy == pytest.approx(6 / 9)
+
+
+def test_where_no_prompt_counts_the_baseline_has_no_accuracy() -> None:
+    found = baseline(torch.tensor([[0.5, 0.5]]))
+    assert math.isnan(found.ranking_accuracy)
+    assert math.isnan(found.pairwise_accuracy)
 
 
 def test_calibration_puts_scores_into_tenths() -> None:
