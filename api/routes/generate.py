@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 
 from api.answers import FailedAnswer, GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
-from api.gateway import Gateway
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
@@ -18,7 +17,7 @@ from api.prefer import wait_of
 from api.schemas import GenerateRequest
 from api.submission import Accepted
 from api.submitting import headers_of, submitted, task_links
-from common.errors import RedisUnavailableError
+from api.waiting import ended_within
 from common.schemas import JobStatus
 
 POLL_AFTER_S = "1"
@@ -81,21 +80,11 @@ async def generate(
     [job] = accepted.jobs
     headers = headers_of(request, accepted)
     if wait_s is not None:
-        result = await _result_within(gateway, job.job_id, wait_s)
-        if result is not None:
-            return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
+        record = await ended_within(gateway.jobs, gateway.watcher, job.job_id, wait_s)
+        if record is not None:
+            applied = {"Preference-Applied": f"wait={wait_s}"}
+            return JSONResponse(result_view(record), headers={**applied, **headers})
     return accepted_answer(request, accepted, headers)
-
-
-async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
-    """The result, or None where it is not there in time or Redis is away: the task goes on."""
-    if not await gateway.watcher.wait_for_end(job_id, wait_s):
-        return None
-    try:
-        record = await gateway.jobs.find(job_id)
-    except RedisUnavailableError:
-        return None
-    return None if record is None or not record.status.is_final else result_view(record)
 
 
 def accepted_answer(

@@ -68,7 +68,6 @@ async def test_nothing_is_read_of_the_body_of_who_has_no_key(
     assert response.status_code == 401
 
 
-
 @pytest.mark.parametrize("path", OPEN)
 async def test_what_tells_nothing_of_anybody_needs_no_key(
     anybody: httpx.AsyncClient, path: str
