@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from api.answers import GeneratedAnswer
+from api.answers import FailedAnswer, GeneratedAnswer
 from api.openai.answers import Chat, Completion
 from api.openai.responses.answers import ResponseAnswer
 from common import keys
 from common.connection import SyncRedis
 from common.fleet import ServedModel
+from common.schemas import JobStatus
 from common.settings import Settings
 from tests.fakes import fake_card
 from tests.integration.api.conftest import LiveGateway
@@ -32,6 +33,7 @@ ROUTER = "dense_network/tiny"
 KNOWN = (TOY, "huge", "elsewhere")
 AUTO: dict[str, Any] = {"model": "auto", "router": ROUTER}
 READY = ServedModel("ready")
+OOM = ("EngineError", "out of memory")
 BROKEN = ServedModel("error", "no such folder")
 
 
@@ -185,6 +187,50 @@ async def test_a_repeat_with_the_same_idempotency_key_does_not_ask_the_router_ag
     again = await submitted()
     assert again.json()["task_id"] == first.json()["task_id"]
     assert again.headers["Idempotent-Replayed"] == "true"
+
+
+async def test_the_result_of_a_failed_task_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    worker.end(worker.claim(), JobStatus.FAILED, error=OOM)
+    result = (await http.get(f"/result/{task_id}")).json()
+    FailedAnswer.model_validate(result)
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
+    assert result["routing"]["scores"].keys() == {TOY, "huge"}
+
+
+async def test_a_wait_that_ends_with_a_failure_says_which_model_and_why(
+    http: httpx.AsyncClient, client: SyncRedis, settings: Settings, worker: HandWorker
+) -> None:
+    body = AUTO | {"prompt": prompt_for(settings, TOY)}
+    asking = asyncio.create_task(http.post("/generate", json=body, headers={"Prefer": "wait=60"}))
+    await eventually(lambda: client.zcard(keys.ready(TOY, "normal")) > 0)
+    worker.end(worker.claim(), JobStatus.FAILED, error=OOM)
+    result = (await asking).json()
+    assert result["status"] == "error"
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
+
+
+async def test_the_result_of_an_expired_task_without_a_text_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    worker.end(worker.claim(), JobStatus.EXPIRED)
+    result = (await http.get(f"/result/{task_id}")).json()
+    FailedAnswer.model_validate(result)
+    assert (result["state"], result["model"]) == ("expired", TOY)
+    assert result["routing"]["model"] == TOY
+
+
+async def test_the_result_of_a_cancelled_task_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    await http.post(f"/tasks/{task_id}/cancel")
+    result = (await http.get(f"/result/{task_id}")).json()
+    assert result["status"] == "cancelled"
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
 
 
 # OpenAI's endpoints
