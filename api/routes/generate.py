@@ -14,6 +14,7 @@ from api.job_request import generate_request
 from api.job_views import result_view, status_message
 from api.json_route import JsonRoute
 from api.prefer import wait_of
+from api.routed import MODEL_HEADER
 from api.schemas import GenerateRequest
 from api.submission import Accepted
 from api.submitting import headers_of, submitted, task_links
@@ -37,6 +38,7 @@ _PREFER = {
 _WHERE = {
     "Location": {"description": "The task's `status_url`.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+    **MODEL_HEADER,
 }
 
 router = APIRouter(tags=["Generate"], route_class=JsonRoute)
@@ -52,6 +54,7 @@ router = APIRouter(tags=["Generate"], route_class=JsonRoute)
         200: {
             "model": GeneratedAnswer | FailedAnswer,
             "description": "With `Prefer: wait`: the result.",
+            "headers": MODEL_HEADER,
         },
         202: {"description": "Accepted; ask again later.", "headers": _WHERE},
         **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
