@@ -188,6 +188,10 @@ class FailedAnswer(_Answer):
     task_id: str = Field(examples=[TASK_ID])
     error_message: str = Field(examples=["Model loading failed"])
     error_type: str = Field(examples=["ModelLoadError"])
+    model: str = Field(description="Of a task of `POST /infer`: the scorer.")
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Why it was this model, where a `router` has picked it."
+    )
     state: Literal["expired"] | None = None
     result: str | None = None
     metrics: Metrics | None = None
@@ -196,8 +200,6 @@ class FailedAnswer(_Answer):
     text: str | None = None
     num_generated: int | None = None
     finish_reason: str | None = None
-    model: str | None = None
-    routing: RoutingAnswer | None = None
 
 
 class AcceptedTask(_Answer):

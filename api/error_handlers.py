@@ -22,6 +22,7 @@ from starlette.types import Scope
 
 from api.limits import rate_headers
 from api.openai.errors import error_body, retry_headers
+from api.routed import model_headers
 from api.upload import body_limit
 from api.validation_message import cut, explain, printable
 from common.errors import (
@@ -56,7 +57,8 @@ def respond(
         scope: The request, for its id and what is left of its key's rate.
         headers: More headers.
     """
-    all_headers = {**_headers_of(error), **rate_headers(scope), **(headers or {})}
+    noted = {**rate_headers(scope), **model_headers(scope)}
+    all_headers = {**_headers_of(error), **noted, **(headers or {})}
     if _is_openai(scope):
         return JSONResponse(openai_body(error, scope), error.status, all_headers)
     return JSONResponse(native_body(error, scope), error.status, all_headers)

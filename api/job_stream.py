@@ -19,6 +19,7 @@ from api.job_views import (
     message_of,
     metrics_of,
     progress_of,
+    routing_of,
     status_message,
 )
 from api.sse import HEARTBEAT, HEARTBEAT_S, RETRY, frame
@@ -210,6 +211,7 @@ def end_frame(
         "result": choice.text,
         "metrics": metrics_of(record),
         "finish_reason": choice.finish_reason,
+        **routing_of(record),
     }
     if record.sampling.logprobs is not None:
         every = logprobs_of(choice.token_ids, choice.logprobs)

@@ -94,12 +94,14 @@ def _made_view(record: JobRecord) -> dict[str, Any]:
 
 
 def error_view(record: JobRecord) -> dict[str, Any]:
-    """What went wrong with a job."""
+    """What went wrong with a job, and at which model."""
     return {
         "status": "error",
         "task_id": record.job_id,
         "error_message": message_of(record),
         "error_type": error_type_of(record),
+        "model": record.model if record.scoring is None else reference(record.scoring.scorer),
+        **routing_of(record),
     }
 
 

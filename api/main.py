@@ -50,6 +50,7 @@ _EXPOSED = [
     "Location",
     "Preference-Applied",
     "Retry-After",
+    "X-Baton-Model",
     "X-Request-ID",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",

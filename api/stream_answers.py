@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from api.answers import ErrorAnswer, Metrics, Progress, Status, TokenLogprob
+from api.answers import ErrorAnswer, Metrics, Progress, RoutingAnswer, Status, TokenLogprob
 from api.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
@@ -49,6 +49,9 @@ class TaskEvent(_Event):
     result: str | None = Field(default=None, description="The whole text, at the end.")
     metrics: Metrics | None = Field(default=None, description="At the end.")
     finish_reason: str | None = Field(default=None, description="At the end.")
+    routing: RoutingAnswer | None = Field(
+        default=None, description="At the end, where a `router` has picked the model."
+    )
     error_message: str | None = Field(default=None, description="Where it failed or expired.")
     error_type: str | None = None
 
@@ -63,12 +66,18 @@ class DoneEvent(_Event):
     """The end."""
 
     done: Literal[True]
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Where a `router` has picked the model."
+    )
 
 
 class ErrorEvent(ErrorAnswer):
     """The end, where something went wrong on the way."""
 
     done: Literal[True]
+    routing: RoutingAnswer | None = Field(
+        default=None, description="Where a `router` has picked the model."
+    )
 
 
 class CalledFunctionDelta(_Event):
@@ -123,6 +132,10 @@ class _Chunk(_Event):
         default=None, description="In one more chunk before the end, with `include_usage`."
     )
     performance: Performance | None = Field(default=None, description="Beside the usage.")
+    routing: RoutingAnswer | None = Field(
+        default=None,
+        description="Of a routed request: beside the usage, else the finish reason.",
+    )
 
 
 class ChatChunk(_Chunk):

@@ -8,6 +8,7 @@ from api.gateway import Gateway
 from api.idempotency import REPLAYED
 from api.job_request import JobRequest
 from api.limits import rate_headers
+from api.routed import model_headers, note_model
 from api.submission import Accepted, AcceptedJob
 from common.errors import RateLimitError
 from common.job_store import Idempotency
@@ -29,6 +30,8 @@ async def submitted(
         request.state.rate = gateway.limits.refused(error)
         raise
     note_accepted(request, gateway, accepted)
+    if job.router is not None:
+        await note_routed(request, gateway, accepted)
     return accepted
 
 
@@ -38,9 +41,24 @@ def note_accepted(request: Request, gateway: Gateway, accepted: Accepted) -> Non
     request.state.rate = gateway.limits.submitted(accepted.answer)
 
 
+async def note_routed(request: Request, gateway: Gateway, accepted: Accepted) -> None:
+    """Note the model that a routed request went to; of a repeat its task knows, unless it is gone.
+
+    Raises:
+        RedisUnavailableError: Redis is away.
+    """
+    model = accepted.model
+    if model is None:
+        record = await gateway.jobs.find(accepted.group_id)
+        model = None if record is None else record.model
+    if model is not None:
+        note_model(request.scope, model)
+
+
 def headers_of(request: Request, accepted: Accepted) -> dict[str, str]:
     """Those of the answer to an accepted request."""
-    return {**(REPLAYED if accepted.is_replay else {}), **rate_headers(request.scope)}
+    replayed = REPLAYED if accepted.is_replay else {}
+    return {**replayed, **rate_headers(request.scope), **model_headers(request.scope)}
 
 
 def task_links(request: Request, job: AcceptedJob) -> dict[str, str]:

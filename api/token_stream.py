@@ -10,18 +10,18 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from starlette.types import Scope
 
 from api.deltas import JobDeltas
 from api.error_handlers import internal_error, native_body
 from api.gateway import Gateway
+from api.job_views import routing_of
 from api.merging import merged
 from api.sse import HEARTBEAT, HEARTBEAT_S, frame
 from api.waiting import CHECK_S, check_workers
 from common.errors import InternalError, RequestError
-
-DONE = frame({"done": True})
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class TokenStream:
         self._gateway = gateway
         self._scope = scope
         self._job_id = job_id
+        self._routing: dict[str, Any] = {}
         self._visit = gateway.attendance.of([job_id], key_id, is_keyed=is_keyed)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -66,6 +67,7 @@ class TokenStream:
         record = await self._gateway.jobs.find(self._job_id)
         if record is None:
             raise InternalError("The answer was dropped before it could be read.")
+        self._routing = routing_of(record)
         job = JobDeltas(self._gateway.jobs, self._gateway.watcher, record, {})
         sent_s = time.monotonic()
         async with aclosing(merged([job], CHECK_S)) as batches:
@@ -80,10 +82,10 @@ class TokenStream:
                 for delta in batch[1]:
                     if delta.text:
                         yield frame({"token": delta.text})
-        yield DONE
+        yield frame({"done": True, **self._routing})
 
     def _error_frame(self, error: Exception) -> bytes:
         if not isinstance(error, RequestError):
             _log.exception("unforeseen error in a stream")
             error = internal_error()
-        return frame({**native_body(error, self._scope), "done": True})
+        return frame({**native_body(error, self._scope), "done": True, **self._routing})

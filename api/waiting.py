@@ -9,7 +9,12 @@ from api.background import end
 from api.deltas import ended_record, shutting_down
 from api.fleet_poller import FleetPoller
 from api.watcher import Watcher
-from common.errors import EngineTimeoutError, NoWorkerError, UpstreamFailedError
+from common.errors import (
+    EngineTimeoutError,
+    NoWorkerError,
+    RedisUnavailableError,
+    UpstreamFailedError,
+)
 from common.job_store import Submissions
 from common.schemas import JobRecord
 
@@ -50,6 +55,19 @@ async def wait_for_ends(
         raise EngineTimeoutError(f"Engine request timed out after {limit_s:g}s") from None
     finally:
         await end(*waits)
+
+
+async def ended_within(
+    jobs: Submissions, watcher: Watcher, job_id: str, wait_s: float
+) -> JobRecord | None:
+    """The record of a job, or None where it has not ended in time or Redis is away: it goes on."""
+    if not await watcher.wait_for_end(job_id, wait_s):
+        return None
+    try:
+        record = await jobs.find(job_id)
+    except RedisUnavailableError:
+        return None
+    return record if record is not None and record.status.is_final else None
 
 
 def may_begin(poller: FleetPoller, model: str) -> bool:

@@ -19,6 +19,7 @@ from api.deltas import ChoiceDelta, JobDeltas
 from api.error_handlers import internal_error, openai_body
 from api.failures import failure_of
 from api.gateway import Gateway
+from api.job_views import routing_of
 from api.merging import merged
 from api.openai.answer import Answer, Head, fingerprint_of
 from api.openai.calls import Call
@@ -60,6 +61,7 @@ class Serving:
         self._model = accepted.model or _model_of(gateway, call)
         self._visit = gateway.attendance.of(self._job_ids, key_id, is_keyed=is_keyed)
         self._has_begun = False
+        self._routing: dict[str, Any] = {}
 
     async def whole(self) -> dict[str, Any]:
         """The answer's body.
@@ -105,6 +107,7 @@ class Serving:
 
     async def _answer_frames(self) -> AsyncGenerator[bytes, None]:
         records = [await self._find(job_id) for job_id in self._job_ids]
+        self._routing = routing_of(records[0])
         params = self._call.job.params
         jobs = [
             JobDeltas(self._gateway.jobs, self._gateway.watcher, each, params) for each in records
@@ -149,7 +152,11 @@ class Serving:
                 yield self._frame(chunk)
 
     def _frame(self, chunk: dict[str, Any]) -> bytes:
-        return frame({**chunk, "usage": None} if self._tells_usage else chunk)
+        """The routing goes with the usage; where that is not told, with the finish reason."""
+        if self._tells_usage:
+            return frame({**chunk, "usage": None})
+        is_last = any(choice["finish_reason"] for choice in chunk["choices"])
+        return frame({**chunk, **self._routing} if is_last else chunk)
 
     def _error_frame(self, error: Exception) -> bytes:
         if not isinstance(error, RequestError):

@@ -22,6 +22,7 @@ from api.job_request import batch_generate_request, generate_request
 from api.job_views import result_view
 from api.json_route import JsonRoute
 from api.prefer import is_async
+from api.routed import MODEL_HEADER
 from api.routes.generate import POLL_AFTER_S
 from api.schemas import BatchGenerateRequest, GenerateRequest
 from api.sse import EventStream
@@ -90,7 +91,10 @@ async def batch_generate(
     operation_id="generate_stream",
     response_class=EventStream,
     summary="Generate as a stream of tokens",
-    responses={200: {"content": event_stream(TokenEvent, DoneEvent, ErrorEvent)}, **_ERRORS},
+    responses={
+        200: {"content": event_stream(TokenEvent, DoneEvent, ErrorEvent), "headers": MODEL_HEADER},
+        **_ERRORS,
+    },
 )
 async def stream_generate(
     request: Request,

@@ -9,16 +9,16 @@ from fastapi.responses import JSONResponse
 
 from api.answers import FailedAnswer, GeneratedAnswer, SubmitAnswer, errors
 from api.dependencies import GatewayDep, SubmitterId
-from api.gateway import Gateway
 from api.idempotency import IdempotencyKeyHeader
 from api.job_request import generate_request
 from api.job_views import result_view, status_message
 from api.json_route import JsonRoute
 from api.prefer import wait_of
+from api.routed import MODEL_HEADER
 from api.schemas import GenerateRequest
 from api.submission import Accepted
 from api.submitting import headers_of, submitted, task_links
-from common.errors import RedisUnavailableError
+from api.waiting import ended_within
 from common.schemas import JobStatus
 
 POLL_AFTER_S = "1"
@@ -38,6 +38,7 @@ _PREFER = {
 _WHERE = {
     "Location": {"description": "The task's `status_url`.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+    **MODEL_HEADER,
 }
 
 router = APIRouter(tags=["Generate"], route_class=JsonRoute)
@@ -53,6 +54,7 @@ router = APIRouter(tags=["Generate"], route_class=JsonRoute)
         200: {
             "model": GeneratedAnswer | FailedAnswer,
             "description": "With `Prefer: wait`: the result.",
+            "headers": MODEL_HEADER,
         },
         202: {"description": "Accepted; ask again later.", "headers": _WHERE},
         **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
@@ -81,21 +83,11 @@ async def generate(
     [job] = accepted.jobs
     headers = headers_of(request, accepted)
     if wait_s is not None:
-        result = await _result_within(gateway, job.job_id, wait_s)
-        if result is not None:
-            return JSONResponse(result, headers={"Preference-Applied": f"wait={wait_s}", **headers})
+        record = await ended_within(gateway.jobs, gateway.watcher, job.job_id, wait_s)
+        if record is not None:
+            applied = {"Preference-Applied": f"wait={wait_s}"}
+            return JSONResponse(result_view(record), headers={**applied, **headers})
     return accepted_answer(request, accepted, headers)
-
-
-async def _result_within(gateway: Gateway, job_id: str, wait_s: float) -> dict[str, object] | None:
-    """The result, or None where it is not there in time or Redis is away: the task goes on."""
-    if not await gateway.watcher.wait_for_end(job_id, wait_s):
-        return None
-    try:
-        record = await gateway.jobs.find(job_id)
-    except RedisUnavailableError:
-        return None
-    return None if record is None or not record.status.is_final else result_view(record)
 
 
 def accepted_answer(

@@ -18,6 +18,7 @@ from api.openai.calls import Call
 from api.openai.chat_request import ChatRequest
 from api.openai.completion_request import CompletionRequest
 from api.openai.serving import Serving
+from api.routed import MODEL_HEADER
 from api.stream_answers import ChatChunk, CompletionChunk, event_stream
 from api.submitting import headers_of, submitted
 
@@ -25,7 +26,8 @@ _FAILURES = errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504)
 
 
 def _streamed(chunk: type[BaseModel]) -> dict[str, Any]:
-    return {"content": event_stream(chunk, OpenAIError, is_done_said=True)}
+    content = event_stream(chunk, OpenAIError, is_done_said=True)
+    return {"content": content, "headers": MODEL_HEADER}
 
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute)

@@ -22,10 +22,11 @@ from api.openai.responses.request import ResponseRequest
 from api.openai.responses.serving import Waiting, watching
 from api.openai.responses.stream import NOTHING
 from api.openai.responses.view import body_of
+from api.routed import MODEL_HEADER
 from api.sse import EventStream
 from api.stream_answers import ResponseEvent, event_stream
 from api.submission import Accepted
-from api.submitting import headers_of, note_accepted, submitted
+from api.submitting import headers_of, note_accepted, note_routed, submitted
 from common.errors import InternalError, InvalidRequestError
 from common.schemas import JobRecord
 
@@ -43,7 +44,7 @@ router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], route_class=JsonRout
     response_model=ResponseAnswer,
     summary="Answer an input, now or in the background",
     responses={
-        200: _STREAMED,
+        200: {**_STREAMED, "headers": MODEL_HEADER},
         **errors(400, 401, 404, 409, 410, 413, 422, 429, 500, 502, 503, 504),
     },
 )
@@ -94,6 +95,8 @@ async def _accepted(
         if earlier is None:
             raise
         note_accepted(request, gateway, earlier)
+        if body.router is not None:
+            await note_routed(request, gateway, earlier)
         return earlier
     return await submitted(request, gateway, key_id, idempotency, job)
 

@@ -153,6 +153,49 @@ async def test_respond_async_gives_a_task_whose_result_has_the_scores(
     assert (await live_http.get(accepted.result_url, headers=AS_BOB)).status_code == 404
 
 
+async def test_a_wait_gives_the_scores_where_they_are_there_in_time(
+    live_http: httpx.AsyncClient,
+) -> None:
+    response = await live_http.post("/infer", json=BODY, headers={"Prefer": "wait=60"})
+    assert response.status_code == 200
+    assert response.headers["Preference-Applied"] == "wait=60"
+    assert response.json()["scores"] == await scores(live_http)
+
+
+async def test_a_wait_gives_a_task_that_goes_on_where_the_scores_are_not_there_in_time(
+    live_http: httpx.AsyncClient, client: SyncRedis, worker: EmbeddingWorker
+) -> None:
+    worker.leave_alone()
+    headers = {"Prefer": "respond-async, wait=0"}
+    response = await live_http.post("/infer", json=BODY, headers=headers)
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "wait=0"
+    accepted = SubmitAnswer.model_validate(response.json())
+    assert response.headers["Location"] == accepted.status_url
+    await asyncio.to_thread(worker._runner.run_next, MODEL)
+    await eventually(lambda: status_of(client, accepted.task_id) == "completed")
+    found = (await live_http.get(accepted.result_url)).json()
+    assert set(found["scores"]) == set(MODELS)
+
+
+async def test_a_wait_that_ends_with_a_failure_is_the_error(
+    live_http: httpx.AsyncClient, settings: Settings
+) -> None:
+    weights = settings.scorers_dir / "dense_network" / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    response = await live_http.post("/infer", json=BODY, headers={"Prefer": "wait=60"})
+    assert response.status_code == 502
+
+
+async def test_a_wait_of_no_whole_number_is_refused_and_nothing_is_submitted(
+    live_http: httpx.AsyncClient, client: SyncRedis
+) -> None:
+    response = await live_http.post("/infer", json=BODY, headers={"Prefer": "wait=soon"})
+    assert response.status_code == 400
+    assert response.json()["param"] == "Prefer"
+    assert job_ids(client) == []
+
+
 # Bad input
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from api.answers import GeneratedAnswer
+from api.answers import FailedAnswer, GeneratedAnswer
 from api.openai.answers import Chat, Completion
 from api.openai.responses.answers import ResponseAnswer
+from api.stream_answers import ChatChunk, CompletionChunk, DoneEvent, ErrorEvent, TaskEvent
 from common import keys
 from common.connection import SyncRedis
 from common.fleet import ServedModel
+from common.schemas import JobStatus
 from common.settings import Settings
 from tests.fakes import fake_card
 from tests.integration.api.conftest import LiveGateway
@@ -32,6 +34,7 @@ ROUTER = "dense_network/tiny"
 KNOWN = (TOY, "huge", "elsewhere")
 AUTO: dict[str, Any] = {"model": "auto", "router": ROUTER}
 READY = ServedModel("ready")
+OOM = ("EngineError", "out of memory")
 BROKEN = ServedModel("error", "no such folder")
 
 
@@ -187,6 +190,125 @@ async def test_a_repeat_with_the_same_idempotency_key_does_not_ask_the_router_ag
     assert again.headers["Idempotent-Replayed"] == "true"
 
 
+async def test_the_result_of_a_failed_task_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    worker.end(worker.claim(), JobStatus.FAILED, error=OOM)
+    result = (await http.get(f"/result/{task_id}")).json()
+    FailedAnswer.model_validate(result)
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
+    assert result["routing"]["scores"].keys() == {TOY, "huge"}
+
+
+async def test_a_wait_that_ends_with_a_failure_says_which_model_and_why(
+    http: httpx.AsyncClient, client: SyncRedis, settings: Settings, worker: HandWorker
+) -> None:
+    body = AUTO | {"prompt": prompt_for(settings, TOY)}
+    asking = asyncio.create_task(http.post("/generate", json=body, headers={"Prefer": "wait=60"}))
+    await eventually(lambda: client.zcard(keys.ready(TOY, "normal")) > 0)
+    worker.end(worker.claim(), JobStatus.FAILED, error=OOM)
+    result = (await asking).json()
+    assert result["status"] == "error"
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
+
+
+async def test_the_result_of_an_expired_task_without_a_text_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    worker.end(worker.claim(), JobStatus.EXPIRED)
+    result = (await http.get(f"/result/{task_id}")).json()
+    FailedAnswer.model_validate(result)
+    assert (result["state"], result["model"]) == ("expired", TOY)
+    assert result["routing"]["model"] == TOY
+
+
+async def test_the_result_of_a_cancelled_task_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    await http.post(f"/tasks/{task_id}/cancel")
+    result = (await http.get(f"/result/{task_id}")).json()
+    assert result["status"] == "cancelled"
+    assert (result["model"], result["routing"]["model"]) == (TOY, TOY)
+
+
+def events_of(response: httpx.Response) -> list[Any]:
+    """The data of a stream's events, but for the mark of its end."""
+    lines = response.text.splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+async def test_the_last_event_of_a_token_stream_says_which_model_and_why(
+    http: httpx.AsyncClient, client: SyncRedis, settings: Settings, worker: HandWorker
+) -> None:
+    body = AUTO | {"prompt": prompt_for(settings, TOY)}
+    asking = asyncio.create_task(http.post("/stream/generate", json=body))
+    await run_next(worker, client)
+    response = await asking
+    [*tokens, done] = events_of(response)
+    assert [set(event) for event in tokens] == [{"token"}]
+    routing = DoneEvent.model_validate(done).routing
+    assert routing is not None
+    assert routing.model == response.headers["X-Baton-Model"] == TOY
+
+
+async def test_a_token_stream_that_breaks_off_says_which_model_and_why(
+    http: httpx.AsyncClient, client: SyncRedis, settings: Settings, worker: HandWorker
+) -> None:
+    body = AUTO | {"prompt": prompt_for(settings, TOY)}
+    asking = asyncio.create_task(
+        http.send(http.build_request("POST", "/stream/generate", json=body), stream=True)
+    )
+    await eventually(lambda: client.zcard(keys.ready(TOY, "normal")) > 0)
+    claim = worker.claim()
+    worker.say(claim, "half")
+    response = await asking  # with the first token
+    worker.end(claim, JobStatus.FAILED, error=OOM)
+    await response.aread()
+    failed = ErrorEvent.model_validate(events_of(response)[-1])
+    assert failed.routing is not None
+    assert failed.routing.model == TOY
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED])
+async def test_the_last_event_of_a_tasks_stream_says_which_model_and_why(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker, status: JobStatus
+) -> None:
+    task_id = await accepted(http, prompt=prompt_for(settings, TOY))
+    claim = worker.claim()
+    worker.say(claim, "fine")
+    worker.end(claim, status)
+    last = TaskEvent.model_validate(events_of(await http.get(f"/stream/{task_id}"))[-1])
+    assert last.routing is not None
+    assert last.routing.model == TOY
+
+
+async def test_every_answer_to_a_routed_submission_names_the_model_in_a_header(
+    http: httpx.AsyncClient, settings: Settings, worker: HandWorker, client: SyncRedis
+) -> None:
+    body = AUTO | {"prompt": prompt_for(settings, TOY)}
+    headers = {"Idempotency-Key": "once"}
+    first = await http.post("/generate", json=body, headers=headers)
+    again = await http.post("/generate", json=body, headers=headers)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    worker.run("fine")
+    asking = asyncio.create_task(http.post("/v1/completions", json=body))
+    await eventually(lambda: client.zcard(keys.ready(TOY, "normal")) > 0)
+    worker.end(worker.claim(), JobStatus.FAILED, error=OOM)
+    failed = await asking
+    assert [r.status_code for r in (first, again, failed)] == [202, 202, 500]
+    assert {r.headers["X-Baton-Model"] for r in (first, again, failed)} == {TOY}
+
+
+async def test_an_answer_to_a_submission_that_is_not_routed_has_no_such_header(
+    http: httpx.AsyncClient,
+) -> None:
+    response = await http.post("/generate", json={"prompt": "hello", "model": TOY})
+    assert "X-Baton-Model" not in response.headers
+
+
 # OpenAI's endpoints
 
 
@@ -222,6 +344,31 @@ async def test_a_stream_says_it_with_the_usage(
     chunks = [json.loads(line) for line in lines]
     assert {chunk["model"] for chunk in chunks} == {TOY}
     assert [chunk["routing"]["model"] for chunk in chunks if "routing" in chunk] == [TOY]
+
+
+STREAMS = [
+    ("/v1/chat/completions", lambda text: {"messages": [{"role": "user", "content": text}]}),
+    ("/v1/completions", lambda text: {"prompt": text}),
+]
+
+
+@pytest.mark.parametrize(("path", "body_of"), STREAMS)
+async def test_a_stream_without_usage_says_it_with_the_finish_reason(
+    http: httpx.AsyncClient,
+    client: SyncRedis,
+    settings: Settings,
+    worker: HandWorker,
+    path: str,
+    body_of: Callable[[str], dict[str, Any]],
+) -> None:
+    body = AUTO | body_of(prompt_for(settings, TOY)) | {"stream": True}
+    asking = asyncio.create_task(http.post(path, json=body))
+    await run_next(worker, client)
+    response = await asking
+    kind = ChatChunk if "chat" in path else CompletionChunk
+    chunks = [kind.model_validate(data) for data in events_of(response)]
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.routing] == ["stop"]
+    assert response.headers["X-Baton-Model"] == TOY
 
 
 async def test_a_completion_of_one_prompt_is_routed_and_several_are_refused(

@@ -148,6 +148,7 @@ async def test_a_failed_task_is_an_error_with_its_reason(
         "task_id": task_id,
         "error_message": "Model loading failed",
         "error_type": "ModelLoadError",
+        "model": MODEL,
     }
     status = (await http.get(f"/status/{task_id}")).json()
     assert (status["status"], status["message"]) == ("failed", "Model loading failed")

@@ -82,5 +82,6 @@ def test_a_job_that_expired_before_its_first_token_has_no_partial_result() -> No
         "task_id": "j",
         "error_message": "Task ran longer than its time limit",
         "error_type": "DeadlineExceededError",
+        "model": RUNNING.model,
         "state": "expired",
     }
