@@ -98,7 +98,7 @@ def test_a_server_that_is_killed_costs_502_and_health_until_it_is_back(
         failed = front.result(task_id)
         assert (failed["status"], failed["error_type"]) == ("error", "UpstreamError")
         health = wait_for_health(front, "degraded")
-        assert "not there" in health["reason"]
+        assert "cannot be used" in health["reason"]
         with front.http() as http:
             body = {"model": "baton-toy", "messages": CHAT, "max_tokens": 5}
             answer = http.post("/v1/chat/completions", json=body)
